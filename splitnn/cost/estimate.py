@@ -1,0 +1,194 @@
+"""The single definition of what a placement costs. Planners minimise these numbers; nobody else adds seconds up.
+
+Every term is rounded to whole nanoseconds before it is added, so that a minimum cut with integer capacities and the
+estimate of the placement that it returns are equal, not nearly equal. Knows no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from splitnn.cost.network import Topology
+from splitnn.cost.profile import Profile
+from splitnn.errors import ProfileMismatch
+from splitnn.graph.graph import Graph
+
+Codecs = Collection[str] | Mapping[str, Collection[str]]
+"""Names of the codecs that may be used: for every tensor, or tensor by tensor (``raw`` where it names none)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One tensor over one hop, with its codec. ``hop`` i leads from host i to host i + 1."""
+
+    tensor: str
+    hop: int
+    codec: str
+    size_bytes: int
+    encode_s: float
+    wire_s: float  # without the link's latency, which is paid once a hop
+    decode_s: float
+
+    @property
+    def total_ns(self) -> int:
+        return nanoseconds(self.encode_s + self.wire_s + self.decode_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one request costs under a placement; hosts and hops are indexed as in the topology."""
+
+    latency_ns: int
+    compute_s: tuple[float, ...]  # a host
+    transfers: tuple[Transfer, ...]
+    download_s: float  # the results' way back to the device
+    round_trip_s: float  # latencies of the hops that are used
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds from the input on the device to the output on the device."""
+        return self.latency_ns * 1e-9
+
+    @property
+    def transfer_s(self) -> float:
+        """Seconds that are neither head nor tail: encoding, wire, decoding, round trips and the download."""
+        return self.latency_s - sum(self.compute_s)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that leave hosts upwards, each hop counted."""
+        return sum(transfer.size_bytes for transfer in self.transfers)
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Every term of the cost in nanoseconds, before any decision."""
+
+    compute_ns: Mapping[str, tuple[int, ...]]  # layer -> host
+    transfers: Mapping[str, tuple[Transfer, ...]]  # tensor -> hop: the cheapest codec
+    download_ns: Mapping[str, tuple[int, ...]]  # output tensor that a layer makes -> hop
+    round_trip_ns: tuple[int, ...]  # hop
+
+
+def nanoseconds(seconds: float) -> int:
+    """Whole nanoseconds, the unit in which costs are added."""
+    return round(seconds * 1e9)
+
+
+def tabulate(
+    graph: Graph, profiles: Mapping[str, Profile], topology: Topology, *, codecs: Codecs = ("raw",)
+) -> CostTable:
+    """All terms of the cost of ``graph`` on ``topology``; the best allowed codec of each tensor is chosen here.
+
+    Raises:
+        ProfileMismatch: a host has no profile, or one of another model.
+    """
+    for host in topology.hosts:
+        if host.name not in profiles:
+            raise ProfileMismatch(f"no profile of host {host.name!r}; there are {sorted(profiles)}")
+        profiles[host.name].check_fits(graph)
+    compute = {
+        layer.name: tuple(
+            nanoseconds(profiles[host.name].seconds(layer.name) * host.slowdown) for host in topology.hosts
+        )
+        for layer in graph.layers
+    }
+    transfers = {
+        tensor: tuple(_cheapest(graph, tensor, hop, profiles, topology, codecs) for hop in range(len(topology.up)))
+        for tensor, readers in graph.consumers.items()
+        if readers
+    }
+    download = {
+        tensor: tuple(nanoseconds(graph.tensors[tensor].size_bytes * 8 / link.bandwidth_bps) for link in topology.down)
+        for tensor in dict.fromkeys(graph.outputs)
+        if tensor in graph.producer
+    }
+    round_trip = tuple(
+        nanoseconds(up.latency_s + down.latency_s) for up, down in zip(topology.up, topology.down, strict=True)
+    )
+    return CostTable(compute, transfers, download, round_trip)
+
+
+def _cheapest(
+    graph: Graph, tensor: str, hop: int, profiles: Mapping[str, Profile], topology: Topology, codecs: Codecs
+) -> Transfer:
+    """The quickest of the allowed codecs that both ends were measured with; raw needs no measurement."""
+    sender, receiver = topology.hosts[hop], topology.hosts[hop + 1]
+    there = profiles[sender.name].codecs.get(tensor, {})
+    here = profiles[receiver.name].codecs.get(tensor, {})
+    allowed = codecs.get(tensor, ("raw",)) if isinstance(codecs, Mapping) else codecs
+    rate = topology.up[hop].bandwidth_bps
+    options = []
+    for name in allowed:
+        if name in there and name in here:
+            size = there[name].size_bytes
+            encode_s, decode_s = there[name].encode_s * sender.slowdown, here[name].decode_s * receiver.slowdown
+        elif name == "raw":
+            size, encode_s, decode_s = graph.tensors[tensor].size_bytes, 0.0, 0.0
+        else:
+            continue
+        options.append(Transfer(tensor, hop, name, size, encode_s, size * 8 / rate, decode_s))
+    if not options:  # none of the allowed codecs takes this tensor
+        size = graph.tensors[tensor].size_bytes
+        return Transfer(tensor, hop, "raw", size, 0.0, size * 8 / rate, 0.0)
+    return min(options, key=lambda option: option.total_ns)
+
+
+def price(graph: Graph, placement: Mapping[str, int], table: CostTable) -> Cost:
+    """Cost of a placement (layer to index of its host) by a table that holds the terms.
+
+    Raises:
+        ValueError: a layer has no host, or data would flow back to an earlier host.
+    """
+    hops = len(table.round_trip_ns)
+    compute = [0] * (hops + 1)
+    for layer in graph.layers:
+        if layer.name not in placement:
+            raise ValueError(f"the placement has no host for layer {layer.name!r}")
+        compute[placement[layer.name]] += table.compute_ns[layer.name][placement[layer.name]]
+    crossing = []
+    for tensor, choices in table.transfers.items():
+        source = placement[graph.producer[tensor]] if tensor in graph.producer else 0
+        tiers = [placement[reader] for reader in graph.consumers[tensor]]
+        if min(tiers) < source:
+            raise ValueError(f"tensor {tensor!r} would flow back from host {source} to host {min(tiers)}")
+        crossing.extend(choices[source : max(tiers)])
+    download = sum(
+        hop_ns
+        for tensor, hops_ns in table.download_ns.items()
+        for hop_ns in hops_ns[: placement[graph.producer[tensor]]]
+    )
+    furthest = max(placement.values(), default=0)
+    round_trip = sum(table.round_trip_ns[:furthest])
+    return Cost(
+        latency_ns=sum(compute) + sum(t.total_ns for t in crossing) + download + round_trip,
+        compute_s=tuple(ns * 1e-9 for ns in compute),
+        transfers=tuple(crossing),
+        download_s=download * 1e-9,
+        round_trip_s=round_trip * 1e-9,
+    )
+
+
+def estimate(
+    graph: Graph,
+    placement: Mapping[str, str],
+    profiles: Mapping[str, Profile],
+    topology: Topology,
+    *,
+    codecs: Codecs = ("raw",),
+) -> Cost:
+    """Predicted cost of one request when each layer runs on the named host.
+
+    Raises:
+        ProfileMismatch: a host has no profile, or one of another model.
+        ValueError: a layer has no host or an unknown one, or data would flow back to an earlier host.
+    """
+    tiers = {host.name: i for i, host in enumerate(topology.hosts)}
+    if unknown := set(placement.values()) - tiers.keys():
+        raise ValueError(f"the placement names hosts {sorted(unknown)}; the topology has {list(tiers)}")
+    return price(
+        graph,
+        {layer: tiers[host] for layer, host in placement.items()},
+        tabulate(graph, profiles, topology, codecs=codecs),
+    )

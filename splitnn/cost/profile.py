@@ -1,0 +1,150 @@
+"""What every layer of one model costs on one host. Knows no torch; ``cost/profiler.py`` makes these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from splitnn.errors import ProfileMismatch
+from splitnn.graph.graph import Graph
+
+Clock = Literal["wall", "cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Median seconds of a piece of work by both clocks, and how far the repeats lie apart."""
+
+    wall_s: float
+    cpu_s: float
+    spread_s: float = 0.0  # interquartile range of the profile's clock
+
+
+@dataclass(frozen=True, slots=True)
+class CodecCost:
+    """One codec on one tensor, measured on the example."""
+
+    size_bytes: int
+    encode_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Seconds of each layer of one model on one host, additive along any cut.
+
+    ``layers`` was scaled to meet measured heads, because layer times alone do not add up; ``error`` says how well it
+    does: the median relative error of predicted against measured heads that the scaling did not use.
+    ``codecs`` gives, for each tensor and codec name, the encoded size on the example and both directions' seconds.
+    """
+
+    model: str  # digest of the model
+    host: str
+    layers: Mapping[str, Timing]
+    whole: Timing
+    clock: Clock = "cpu"  # which of the two the planner uses: CPU time repeats on a busy machine
+    engine: str = "torch"
+    threads: int = 1
+    codecs: Mapping[str, Mapping[str, CodecCost]] = field(default_factory=dict)
+    error: float | None = None
+    machine: Mapping[str, str] = field(default_factory=dict)  # where, when and with what it was measured
+
+    def __post_init__(self) -> None:
+        if self.clock not in ("wall", "cpu"):
+            raise ValueError(f"a profile's clock is 'wall' or 'cpu', not {self.clock!r}")
+        for name, timing in self.layers.items():
+            if not all(math.isfinite(t) and t >= 0 for t in (timing.wall_s, timing.cpu_s)):
+                raise ValueError(f"profile: layer {name!r} has no usable time: {timing}")
+
+    def seconds(self, layer: str) -> float:
+        """Planned seconds of one layer."""
+        timing = self.layers[layer]
+        return timing.cpu_s if self.clock == "cpu" else timing.wall_s
+
+    def scaled(self, factor: float, host: str | None = None) -> Profile:
+        """The same model on a host that is ``factor`` times slower."""
+        if not (math.isfinite(factor) and factor > 0):
+            raise ValueError(f"a profile is scaled by a finite factor above 0, not {factor}")
+
+        def slower(t: Timing) -> Timing:
+            return Timing(t.wall_s * factor, t.cpu_s * factor, t.spread_s * factor)
+
+        return replace(
+            self,
+            host=host or self.host,
+            layers={name: slower(t) for name, t in self.layers.items()},
+            whole=slower(self.whole),
+            codecs={
+                tensor: {
+                    name: CodecCost(c.size_bytes, c.encode_s * factor, c.decode_s * factor) for name, c in costs.items()
+                }
+                for tensor, costs in self.codecs.items()
+            },
+        )
+
+    def check_fits(self, graph: Graph, digest: str | None = None) -> None:
+        """Raises ProfileMismatch unless this profile covers exactly the layers of ``graph`` (and has that digest)."""
+        if digest is not None and digest != self.model:
+            raise ProfileMismatch(f"profile of {self.host!r} is of model {self.model[:12]}, not {digest[:12]}")
+        if missing := [layer.name for layer in graph.layers if layer.name not in self.layers]:
+            raise ProfileMismatch(
+                f"profile of {self.host!r} belongs to another model: no time for {len(missing)} layers, "
+                f"{missing[0]!r} first"
+            )
+        if extra := self.layers.keys() - graph.index.keys():
+            raise ProfileMismatch(
+                f"profile of {self.host!r} belongs to another model: it has {len(extra)} unknown layers, "
+                f"{min(extra)!r} first"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that ``from_json`` reads back to an equal profile."""
+        return {
+            "format": "splitnn-profile-1",
+            "model": self.model,
+            "host": self.host,
+            "clock": self.clock,
+            "engine": self.engine,
+            "threads": self.threads,
+            "error": self.error,
+            "machine": dict(self.machine),
+            "whole": [self.whole.wall_s, self.whole.cpu_s, self.whole.spread_s],
+            "layers": {name: [t.wall_s, t.cpu_s, t.spread_s] for name, t in self.layers.items()},
+            "codecs": {
+                tensor: {name: [c.size_bytes, c.encode_s, c.decode_s] for name, c in costs.items()}
+                for tensor, costs in self.codecs.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Profile:
+        """The profile that ``to_json`` wrote.
+
+        Raises:
+            ValueError: the object is not such a profile.
+        """
+        try:
+            if data["format"] != "splitnn-profile-1":
+                raise ValueError(f"not a profile: format {data['format']!r}")
+            return cls(
+                model=str(data["model"]),
+                host=str(data["host"]),
+                clock=data["clock"],
+                engine=str(data["engine"]),
+                threads=int(data["threads"]),
+                error=None if data["error"] is None else float(data["error"]),
+                machine={str(k): str(v) for k, v in data["machine"].items()},
+                whole=Timing(*map(float, data["whole"])),
+                layers={str(name): Timing(*map(float, t)) for name, t in data["layers"].items()},
+                codecs={
+                    str(tensor): {
+                        str(name): CodecCost(int(size), float(encode), float(decode))
+                        for name, (size, encode, decode) in costs.items()
+                    }
+                    for tensor, costs in data["codecs"].items()
+                },
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a profile: {error!r}") from error
