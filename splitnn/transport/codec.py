@@ -1,0 +1,60 @@
+"""Tensor to bytes and back. ``CODECS`` holds every codec by name; the name is what travels.
+
+A payload never says how large it will become: shape, dtype and strides come from outside, already bounded by the
+caller, and a payload that does not fit them exactly is refused before memory is allocated for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+
+from splitnn.errors import CodecError
+from splitnn.graph.graph import TensorSpec
+
+Payload = bytes | memoryview
+
+
+class Codec(Protocol):
+    """One way to write a tensor. Stateless; safe to call from any thread."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def lossless(self) -> bool:
+        """Whether ``decode(encode(t))`` has the bits of ``t``, NaN included."""
+        ...
+
+    @property
+    def size_is_exact(self) -> bool:
+        """Whether ``encoded_bytes`` is the size; else it is an upper bound."""
+        ...
+
+    def accepts(self, spec: TensorSpec) -> bool:
+        """Whether tensors of this shape and dtype can be encoded."""
+        ...
+
+    def encoded_bytes(self, spec: TensorSpec) -> int:
+        """Bytes of the payload for a dense tensor of this spec, before anything is encoded."""
+        ...
+
+    def encode(self, tensor: torch.Tensor) -> Payload:
+        """The payload; it may be a view of the tensor, which must not change until the payload is gone.
+
+        Raises:
+            CodecError: the dtype, the shape or the values (NaN or infinity in a lossy codec) cannot be encoded.
+        """
+        ...
+
+    def decode(
+        self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
+    ) -> torch.Tensor:
+        """The tensor, with exactly these strides (in elements; ``()`` is contiguous). It may be a view of ``payload``.
+
+        Raises:
+            CodecError: the payload is truncated, too long, or is no such tensor.
+        """
+        ...
