@@ -22,6 +22,9 @@ DTYPE_BYTES = {
 }  # fmt: skip
 """Bytes an element. ``"int"`` is a plain integer (a size that depends on the batch); it travels as one int64."""
 
+DATA_DEPENDENT = -1
+"""The growth of a dimension whose size depends on the data (what a mask selects, say)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -29,7 +32,7 @@ class TensorSpec:
 
     shape: tuple[int, ...]
     dtype: str  # torch's name without the prefix: "float32"; "int" for a plain integer
-    batch_growth: tuple[int, ...] = ()  # by how much each dimension grows a sample; () when the batch is fixed
+    batch_growth: tuple[int, ...] = ()  # by how much each dimension grows a sample (or DATA_DEPENDENT); () for none
     dim_order: tuple[int, ...] = ()  # dimensions from the largest stride to the smallest; () when contiguous
 
     @property
@@ -38,10 +41,16 @@ class TensorSpec:
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
     def grown(self, samples: int) -> tuple[int, ...]:
-        """The shape when the batch has that many samples more than the example's (fewer when negative)."""
+        """The shape when the batch has that many samples more than the example's (fewer when negative).
+
+        A dimension that depends on the data is -1.
+        """
         if not self.batch_growth:
             return self.shape
-        return tuple(size + samples * growth for size, growth in zip(self.shape, self.batch_growth, strict=True))
+        return tuple(
+            -1 if growth == DATA_DEPENDENT else size + samples * growth
+            for size, growth in zip(self.shape, self.batch_growth, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +173,7 @@ class Graph:
             if name not in needed:
                 needed.add(name)
                 stack.extend(self.layer(name).inputs)
-        if useless := sorted(fed - used):
+        if useless := sorted(tensor for tensor in fed - used if self.consumers[tensor] or tensor not in self.inputs):
             raise InvalidInput(f"the tensors {sorted(fed)} are no cut of the model: {useless} are not needed")
         return tuple(layer for layer in self.layers if layer.name in needed)
 

@@ -1,0 +1,72 @@
+"""Which operators a program may call, and what their names mean in torch.
+
+A model that comes from a disk or a network may call nothing else. Allowed are the overloads of aten whose schema
+mutates nothing, less those that read files or memory that they do not own; arithmetic on sizes; torch's control flow.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+# fmt: off
+_ARITHMETIC = ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "eq", "ne", "lt", "le", "gt",
+               "ge", "and_", "or_", "not_")
+# fmt: on
+_SYMBOLIC = ("sym_max", "sym_min", "sym_float", "sym_int", "sym_not", "sym_ite")
+_SIZES: Mapping[str, Callable[..., Any]] = {
+    **{f"operator.{name}": getattr(operator, name) for name in _ARITHMETIC},
+    **{f"torch.{name}": getattr(torch, name) for name in _SYMBOLIC},
+}
+_CONTROL: Mapping[str, Any] = {
+    f"higher_order.{name}": getattr(torch.ops.higher_order, name)
+    for name in ("cond", "while_loop", "wrap_with_set_grad_enabled", "wrap_with_autocast")
+}
+_DENIED = {
+    "from_file",  # reads any file
+    "empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided",  # uninitialised memory
+    "resize", "set",  # give a tensor memory that it does not own
+}  # fmt: skip
+_NAMES = {target: name for name, target in {**_SIZES, **_CONTROL}.items()}
+
+
+def name_of(target: Any) -> str | None:
+    """The operator's name in programs, ``None`` when programs may not call it."""
+    if isinstance(target, torch._ops.OpOverload):
+        name = f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
+        return name if target.namespace == "aten" and _is_pure(target) else None
+    return _NAMES.get(target)
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """The operator of that name.
+
+    Raises:
+        ValueError: programs may not call it, or this torch does not know it.
+    """
+    if name in _SIZES:
+        return _SIZES[name]
+    if name in _CONTROL:
+        control: Callable[..., Any] = _CONTROL[name]
+        return control
+    parts = name.split(".")
+    if len(parts) == 3 and parts[0] == "aten":
+        packet = getattr(torch.ops.aten, parts[1], None)
+        target = getattr(packet, parts[2], None)
+        if isinstance(target, torch._ops.OpOverload) and _is_pure(target):
+            return target
+    raise ValueError(f"operator {name!r} is not on the allow-list (non-mutating aten overloads)")
+
+
+def _is_pure(target: torch._ops.OpOverload[..., Any]) -> bool:
+    schema = target._schema
+    return (
+        not schema.is_mutable
+        and len(schema.returns) > 0
+        and schema.name.split("::")[1] not in _DENIED
+        # TorchScript's own operators (aten::save writes a file) have a schema but no kernel
+        and torch._C._dispatch_has_kernel(target.name())
+    )

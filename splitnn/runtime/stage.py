@@ -1,0 +1,93 @@
+"""What one host runs: the layers between the tensors that it is given and those that it must hand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from splitnn.errors import ProfileMismatch
+from splitnn.graph.extract import extract, weight_names
+from splitnn.graph.model import Callee, Model, Value
+from splitnn.planner.plan import Plan
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A compiled part of a model; holds only the weights that it reads.
+
+    A stage without layers passes its inputs on. Results are bit-identical to those of the whole model when both ran
+    in torch on one kind of processor with the same batch, the same strides and the same number of threads.
+    """
+
+    host: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layers: tuple[str, ...]
+    weight_bytes: int
+    call: Callee
+    device: str = "cpu"
+
+    def run(self, tensors: Mapping[str, Value]) -> dict[str, Value]:
+        """Outputs by name. Inputs are not changed; more tensors than the stage's inputs may be given.
+
+        Raises:
+            KeyError: an input is missing.
+        """
+        with torch.inference_mode():
+            given = [self._moved(tensors[name]) for name in self.inputs]
+            return dict(zip(self.outputs, self.call(*given), strict=True))
+
+    def _moved(self, value: Value) -> Value:
+        return value.to(self.device) if isinstance(value, torch.Tensor) else value
+
+
+def stage(
+    model: Model, inputs: Iterable[str], outputs: Iterable[str], *, host: str = "here", device: str = "cpu"
+) -> Stage:
+    """The stage that turns the tensors ``inputs`` into the tensors ``outputs``, on a torch device.
+
+    Raises:
+        InvalidInput: a tensor is unknown, or the inputs are no cut for these outputs.
+    """
+    given, wanted = tuple(inputs), tuple(dict.fromkeys(outputs))
+    layers = model.graph.between(given, wanted)
+    return Stage(
+        host=host,
+        inputs=given,
+        outputs=wanted,
+        layers=tuple(layer.name for layer in layers),
+        weight_bytes=sum(model.weights[name].nbytes for name in weight_names(model, given, wanted)),
+        call=extract(model, given, wanted, device=device),
+        device=device,
+    )
+
+
+def split(model: Model, plan: Plan) -> tuple[Stage, ...]:
+    """One stage for each host of the plan, in order; each hands on what later hosts or the caller need.
+
+    Raises:
+        ProfileMismatch: the plan is of another model.
+    """
+    if plan.model != model.digest:
+        raise ProfileMismatch(f"the plan is of model {plan.model[:12]}, not {model.digest[:12]}")
+    stages = []
+    done: set[str] = set()
+    given = tuple(model.graph.inputs)
+    for host, layers in zip(plan.hosts, plan.layers, strict=True):
+        done.update(layers)
+        crossing = model.graph.crossing(done)
+        made = {tensor for name in layers for tensor in model.graph.layer(name).outputs}
+        results = tuple(tensor for tensor in dict.fromkeys(model.graph.outputs) if tensor in made)
+        inputs = _needed(model, layers, given)
+        outputs = tuple(dict.fromkeys((*(t for t in crossing if t in made), *results)))
+        stages.append(stage(model, inputs, outputs, host=host))
+        given = crossing
+    return tuple(stages)
+
+
+def _needed(model: Model, layers: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the given tensors that these layers read."""
+    read = {tensor for name in layers for tensor in model.graph.layer(name).inputs}
+    return tuple(tensor for tensor in given if tensor in read)
