@@ -3,33 +3,198 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
-from splitnn.cost.estimate import Cost
+from splitnn.cost.estimate import Cost, CostTable, Transfer, price
+from splitnn.graph.graph import Graph
+from splitnn.planner.line import Line, parse_line, print_line
 
 Mode = Literal["exact", "fast"]
+
+MODEL_DIGITS = 12
+"""How much of a model's digest a plan's line and its id carry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A decision about one model. Two plans with one ``id`` run alike, whatever they were predicted to cost."""
+    """A decision about one model. Two plans with one ``id`` run alike, whatever they were predicted to cost.
+
+    ``str`` prints it on one line, which ``parse`` reads back.
+    """
 
     model: str  # digest
     hosts: tuple[str, ...]
-    layers: tuple[tuple[str, ...], ...]  # of each host, in topological order
-    codecs: Mapping[str, tuple[str, ...]]  # crossing tensor -> its codec on each hop that it crosses, in hop order
+    order: tuple[str, ...]  # all layers, as in the graph
+    tiers: tuple[int, ...]  # of each layer the index of its host
+    hops: tuple[Mapping[str, str], ...]  # of each hop the tensors that cross it and their codecs there
     predicted: Cost
     mode: Mode = "exact"
+
+    def __post_init__(self) -> None:
+        if len(self.order) != len(self.tiers):
+            raise ValueError(f"a plan needs one tier a layer: {len(self.order)} layers, {len(self.tiers)} tiers")
+        if self.tiers and not 0 <= min(self.tiers) <= max(self.tiers) < len(self.hosts):
+            raise ValueError(f"a plan's tiers lie between 0 and {len(self.hosts) - 1}, not {sorted(set(self.tiers))}")
+        if len(self.hops) != len(self.hosts) - 1:
+            raise ValueError(f"{len(self.hosts)} hosts have {len(self.hosts) - 1} hops between them: {self.hops}")
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"a plan's mode is 'exact' or 'fast', not {self.mode!r}")
+
+    @classmethod
+    def priced(
+        cls,
+        graph: Graph,
+        tiers: Sequence[int],
+        *,
+        table: CostTable,
+        model: str,
+        hosts: Iterable[str],
+        mode: Mode = "exact",
+    ) -> Plan:
+        """The plan that puts layer i of ``graph`` on host ``tiers[i]``, with the codecs and the cost of ``table``.
+
+        Raises:
+            ValueError: a tier does not exist, or data would flow back to an earlier host.
+        """
+        order = tuple(layer.name for layer in graph.layers)
+        cost = price(graph, dict(zip(order, tiers, strict=True)), table)
+        hops: list[dict[str, str]] = [{} for _ in table.round_trip_ns]
+        for transfer in cost.transfers:
+            hops[transfer.hop][transfer.tensor] = transfer.codec
+        return cls(model, tuple(hosts), order, tuple(tiers), tuple(hops), cost, mode)
 
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits that name the decision."""
-        text = repr((self.model, self.hosts, self.layers, sorted(self.codecs.items()), self.mode))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        hops = [sorted(hop.items()) for hop in self.hops]
+        decision = (self.model[:MODEL_DIGITS], self.hosts, self.tiers, hops, self.mode)
+        return hashlib.sha256(repr(decision).encode()).hexdigest()[:12]
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Of each host the layers that it runs, in topological order."""
+        parts: list[list[str]] = [[] for _ in self.hosts]
+        for name, tier in zip(self.order, self.tiers, strict=True):
+            parts[tier].append(name)
+        return tuple(tuple(part) for part in parts)
 
     @property
     def placement(self) -> dict[str, str]:
         """Host of each layer."""
-        return {layer: host for host, names in zip(self.hosts, self.layers, strict=True) for layer in names}
+        return {name: self.hosts[tier] for name, tier in zip(self.order, self.tiers, strict=True)}
+
+    @property
+    def codecs(self) -> dict[str, tuple[str, ...]]:
+        """Of each crossing tensor its codec on each hop that it crosses, in hop order."""
+        found: dict[str, tuple[str, ...]] = {}
+        for hop in self.hops:
+            for tensor, codec in hop.items():
+                found[tensor] = (*found.get(tensor, ()), codec)
+        return found
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the first host, the device, runs everything."""
+        return not any(self.tiers)
+
+    def __str__(self) -> str:
+        return print_line(
+            Line(
+                hosts=self.hosts,
+                tiers=self.tiers,
+                hops=self.hops,
+                model=self.model[:MODEL_DIGITS],
+                mode=self.mode,
+                latency_s=self.predicted.latency_s,
+            )
+        )
+
+    @classmethod
+    def parse(cls, line: str, graph: Graph, *, model: str | None = None) -> Plan:
+        """The plan that ``str`` printed, with the same id.
+
+        A line holds the decision, and of the predicted cost only the latency, to four digits: price the tiers again
+        for the rest. The digest has twelve digits unless ``model`` gives all of it.
+
+        Raises:
+            ValueError: the line is no plan, or no plan of this graph or model.
+        """
+        found = parse_line(line, len(graph))
+        if model is not None and model[:MODEL_DIGITS] != found.model:
+            raise ValueError(f"the plan belongs to model {found.model!r}, not {model[:MODEL_DIGITS]!r}")
+        for hop, (expected, given) in enumerate(zip(_crossing(graph, found), found.hops, strict=True)):
+            if expected != given.keys():
+                raise ValueError(
+                    f"between {found.hosts[hop]!r} and {found.hosts[hop + 1]!r} cross the tensors "
+                    f"{sorted(expected)}, not {sorted(given)}"
+                )
+        return cls(
+            model=model or found.model,
+            hosts=found.hosts,
+            order=tuple(layer.name for layer in graph.layers),
+            tiers=found.tiers,
+            hops=found.hops,
+            predicted=Cost(round(found.latency_s * 1e9), (), (), 0.0, 0.0),
+            mode=found.mode,  # type: ignore[arg-type]  # checked when the plan is made
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that ``from_json`` reads back to an equal plan."""
+        return {
+            "format": "splitnn-plan-1",
+            "id": self.id,
+            "model": self.model,
+            "mode": self.mode,
+            "hosts": list(self.hosts),
+            "layers": [list(pair) for pair in zip(self.order, self.tiers, strict=True)],
+            "hops": [dict(hop) for hop in self.hops],
+            "predicted": asdict(self.predicted),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """The plan that ``to_json`` wrote.
+
+        Raises:
+            ValueError: the object is not such a plan.
+        """
+        try:
+            if data["format"] != "splitnn-plan-1":
+                raise ValueError(f"not a plan: format {data['format']!r}")
+            cost = data["predicted"]
+            found = cls(
+                model=str(data["model"]),
+                hosts=tuple(str(host) for host in data["hosts"]),
+                order=tuple(str(name) for name, _ in data["layers"]),
+                tiers=tuple(int(tier) for _, tier in data["layers"]),
+                hops=tuple({str(tensor): str(codec) for tensor, codec in hop.items()} for hop in data["hops"]),
+                predicted=Cost(
+                    latency_ns=int(cost["latency_ns"]),
+                    compute_s=tuple(float(seconds) for seconds in cost["compute_s"]),
+                    transfers=tuple(Transfer(**transfer) for transfer in cost["transfers"]),
+                    download_s=float(cost["download_s"]),
+                    round_trip_s=float(cost["round_trip_s"]),
+                ),
+                mode=data["mode"],
+            )
+            stated = str(data["id"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a plan: {error!r}") from error
+        if found.id != stated:
+            raise ValueError(f"not a plan: its id is {found.id}, not {stated} as it says")
+        return found
+
+
+def _crossing(graph: Graph, line: Line) -> list[set[str]]:
+    """The tensors that cross each hop when the layers lie as the line says."""
+    crossing: list[set[str]] = [set() for _ in line.hops]
+    for tensor, readers in graph.consumers.items():
+        source = line.tiers[graph.index[graph.producer[tensor]]] if tensor in graph.producer else 0
+        tiers = [line.tiers[graph.index[reader]] for reader in readers]
+        if tiers and min(tiers) < source:
+            raise ValueError(f"tensor {tensor!r} would flow back from {line.hosts[source]!r} to an earlier host")
+        for hop in range(source, max(tiers, default=source)):
+            crossing[hop].add(tensor)
+    return crossing
