@@ -61,14 +61,13 @@ witness: .venv-witness/.installed  ## NVIDIA's client in an environment of its o
 	@.venv-witness/bin/python $(PIP) "tritonclient[grpc]==2.73.0" protobuf==6.33.6 grpcio==1.85.1 numpy
 	@touch $@
 
-# Stubs of grpcio-tools 1.80.0 import beside protobuf 6 and 7; those of 1.85 refuse 6.
+# The generator's own environment: its stubs must import beside protobuf 6 and 7 (protos/generate.py says more).
 proto: .venv-proto/.installed  ## protos/ into splitnn/proto/
-	.venv-proto/bin/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. \
-		$(sort $(wildcard protos/splitnn/proto/*.proto))
+	.venv-proto/bin/python protos/generate.py
 
 .venv-proto/.installed: Makefile
 	@test -x .venv-proto/bin/python || $(PYTHON) -m venv .venv-proto
-	@.venv-proto/bin/python $(PIP) grpcio-tools==1.80.0 "setuptools<81"
+	@.venv-proto/bin/python $(PIP) grpcio-tools==1.80.0
 	@touch $@
 
 clean:  ## remove what was built, environments included
