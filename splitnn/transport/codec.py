@@ -7,14 +7,16 @@ caller, and a payload that does not fit them exactly is refused before memory is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
 
-from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
-
-Payload = bytes | memoryview
+from splitnn.transport.image import ImageCodec
+from splitnn.transport.layout import Payload
+from splitnn.transport.quantize import Fp16, Int8
+from splitnn.transport.raw import Raw, Zstd
 
 
 class Codec(Protocol):
@@ -58,3 +60,34 @@ class Codec(Protocol):
             CodecError: the payload is truncated, too long, or is no such tensor.
         """
         ...
+
+
+CODECS: Mapping[str, Codec] = MappingProxyType(
+    {
+        each.name: each
+        for each in (
+            Raw(),
+            Zstd("zstd", Raw()),
+            Fp16(),
+            Zstd("fp16+zstd", Fp16()),
+            Int8(),
+            Zstd("int8+zstd", Int8()),
+            ImageCodec("png", "PNG"),
+            ImageCodec("jpeg95", "JPEG", quality=95),
+            ImageCodec("jpeg90", "JPEG", quality=90),
+            ImageCodec("jpeg75", "JPEG", quality=75),
+        )
+    }
+)
+"""Every codec by its name on the wire."""
+
+
+def codec(name: str) -> Codec:
+    """The codec of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in CODECS:
+        raise ValueError(f"no codec is called {name!r}; there are {', '.join(CODECS)}")
+    return CODECS[name]

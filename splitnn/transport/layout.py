@@ -1,0 +1,182 @@
+"""How a tensor lies in memory, and the bytes that must travel so that it lies the same way on the other side.
+
+A tail cut from an exported graph can require the strides that the head produced (BERT's are not contiguous), so they
+are part of the contract. What travels is the **compact** form: every distinct element once, in the order of memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from splitnn.errors import CodecError
+from splitnn.graph.graph import DTYPE_BYTES
+
+Payload = bytes | memoryview
+MAX_DIMENSIONS = 32
+_MAX_EXTENT = 2**48  # keeps the products of foreign shapes and strides far inside an int64
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape and strides (in elements; ``()`` is contiguous) of one tensor.
+
+    Raises:
+        CodecError: no tensor can be laid out so.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.shape) > MAX_DIMENSIONS:
+            raise CodecError(f"a tensor has at most {MAX_DIMENSIONS} dimensions, not {len(self.shape)}")
+        if self.strides and len(self.strides) != len(self.shape):
+            raise CodecError(f"strides {self.strides} do not fit the shape {self.shape}")
+        if any(size < 0 for size in self.shape) or any(stride < 0 for stride in self.strides):
+            raise CodecError(f"a shape or stride is negative: {self.shape}, {self.strides}")
+        if max(math.prod(self.shape), self.span) > _MAX_EXTENT:
+            raise CodecError(f"shape {self.shape} with strides {self.strides} is too large for any tensor")
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Layout:
+        """The layout of a tensor; ``strides`` is ``()`` exactly when they are the contiguous ones."""
+        shape, strides = tuple(tensor.shape), tensor.stride()
+        return cls(shape, () if strides == _contiguous(shape) else strides)
+
+    @cached_property
+    def elements(self) -> int:
+        """Elements as the tensor counts them; an expanded one counts as often as it is seen."""
+        return math.prod(self.shape)
+
+    @cached_property
+    def span(self) -> int:
+        """Elements of storage from the first to the last one of the tensor, gaps included."""
+        if 0 in self.shape:
+            return 0
+        strides = self.strides or _contiguous(self.shape)
+        return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, strides, strict=True))
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Dimensions that move through memory, from the largest stride to the smallest."""
+        strides = self.strides or _contiguous(self.shape)
+        moving = [d for d, size in enumerate(self.shape) if size > 1 and strides[d] > 0]
+        return tuple(sorted(moving, key=lambda d: -strides[d]))
+
+    @cached_property
+    def _steps(self) -> tuple[int, ...]:
+        strides = self.strides or _contiguous(self.shape)
+        return tuple(strides[d] for d in self.order)
+
+    @cached_property
+    def overlaps(self) -> bool:
+        """Whether two moving dimensions share elements (an unfolded window); then the whole span travels."""
+        reach = 1
+        for dimension, step in zip(reversed(self.order), reversed(self._steps), strict=True):
+            if step < reach:
+                return True
+            reach += (self.shape[dimension] - 1) * step
+        return False
+
+    @cached_property
+    def compact_shape(self) -> tuple[int, ...]:
+        """Shape of the compact form."""
+        if self.elements == 0:
+            return (0,)
+        return (self.span,) if self.overlaps else tuple(self.shape[d] for d in self.order)
+
+    def compact(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The compact form of a tensor of this layout: contiguous, on the CPU, a view where the tensor is dense.
+
+        Raises:
+            CodecError: the tensor is sparse or has no storage.
+        """
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise CodecError(f"only dense tensors with storage can be sent, not {tensor.layout} on {tensor.device}")
+        tensor = tensor.detach()
+        if self.elements == 0:
+            return tensor.reshape(-1).cpu()
+        if self.overlaps:
+            return self._whole_span(tensor).cpu()
+        return tensor.as_strided(self.compact_shape, self._steps, tensor.storage_offset()).contiguous().cpu()
+
+    def _whole_span(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The span with its gaps overwritten: what lies there is nobody's business and may not be finite."""
+        seen = torch.zeros((), dtype=torch.int64, device=tensor.device)
+        for size, stride in zip(self.shape, self.strides, strict=True):
+            seen = seen[..., None] + torch.arange(size, device=tensor.device) * stride
+        is_gap = torch.ones(self.span, dtype=torch.bool, device=tensor.device)
+        is_gap[seen.reshape(-1)] = False
+        span = tensor.as_strided((self.span,), (1,), tensor.storage_offset())
+        return torch.where(is_gap, span[0], span)
+
+    def rebuild(self, compact: torch.Tensor) -> torch.Tensor:
+        """The tensor of exactly this layout; a view of ``compact`` unless there are gaps to fill."""
+        strides = self.strides or _contiguous(self.shape)
+        if self.elements == 0:
+            return torch.empty_strided(self.shape, strides, dtype=compact.dtype)
+        if compact.numel() < self.span:
+            storage = compact.new_zeros(self.span)
+            storage.as_strided(self.compact_shape, self._steps).copy_(compact)
+            compact = storage
+        return compact.as_strided(self.shape, strides, compact.storage_offset())
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """torch's dtype. Raises CodecError: no tensor of that dtype travels."""
+    if name not in DTYPE_BYTES or name == "int":
+        raise CodecError(f"no tensor of dtype {name!r} travels; these do: {sorted(DTYPE_BYTES.keys() - {'int'})}")
+    return getattr(torch, name)  # type: ignore[no-any-return]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The dtype's name in ``TensorSpec``. Raises CodecError: no tensor of that dtype travels."""
+    name = str(dtype).removeprefix("torch.")
+    dtype_named(name)
+    return name
+
+
+def bytes_of(contiguous: torch.Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor, not copied; it keeps the tensor alive."""
+    if contiguous.numel() == 0:
+        return memoryview(b"")
+    flat: Any = contiguous.view(-1).view(torch.uint8).numpy()  # numpy has no bfloat16, so bytes
+    return memoryview(flat)
+
+
+def tensor_over(payload: Payload, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A contiguous tensor over these bytes, not copied, of any alignment. To be read only.
+
+    Raises:
+        CodecError: the payload is longer or shorter than such a tensor.
+    """
+    expected = math.prod(shape) * dtype.itemsize
+    if len(payload) != expected:
+        raise CodecError(f"a payload of {len(payload)} bytes came where {dtype} of shape {shape} needs {expected}")
+    if expected == 0:
+        return torch.empty(shape, dtype=dtype)
+    _spend_read_only_warning()
+    return torch.frombuffer(payload, dtype=dtype).view(shape)
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [0] * len(shape), 1
+    for d in range(len(shape) - 1, -1, -1):
+        strides[d] = step
+        step *= max(1, shape[d])
+    return tuple(strides)
+
+
+@functools.cache
+def _spend_read_only_warning() -> None:
+    """torch warns once a process that a tensor over a received message is read-only. It is meant to be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.frombuffer(b"\0", dtype=torch.uint8)

@@ -1,0 +1,251 @@
+"""Codecs: what comes back, how large it was, and what a broken payload gets."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import struct
+
+import pytest
+import torch
+import zstandard
+
+from splitnn.errors import CodecError
+from splitnn.graph.graph import TensorSpec
+from splitnn.transport.codec import CODECS, codec
+from splitnn.transport.layout import Layout, name_of
+
+LOSSLESS = ("raw", "zstd")
+LOSSY = ("fp16", "int8", "fp16+zstd", "int8+zstd")
+DTYPES = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+)  # fmt: skip
+
+
+def there_and_back(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    layout = Layout.of(tensor)
+    payload = bytes(codec(name).encode(tensor))
+    return codec(name).decode(payload, layout.shape, name_of(tensor.dtype), layout.strides)
+
+
+def spec_of(tensor: torch.Tensor) -> TensorSpec:
+    return TensorSpec(tuple(tensor.shape), name_of(tensor.dtype))
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor).reshape(-1)
+    return copy.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def random_tensor(chance: random.Random, dtype: torch.dtype) -> torch.Tensor:
+    """Any shape up to five dimensions, laid out in one of many ways."""
+    shape = [chance.choice((0, 1, 1, 2, 3, 5, 8)) for _ in range(chance.randrange(6))]
+    generator = torch.Generator().manual_seed(chance.randrange(2**31))
+    tensor = torch.randint(0, 2 if dtype == torch.bool else 100, shape, generator=generator).to(dtype)
+    if dtype.is_floating_point:
+        tensor = (torch.randn(shape, generator=generator) * 10).to(dtype)
+    for _ in range(chance.randrange(4)):
+        if not tensor.ndim:
+            break
+        d = chance.randrange(tensor.ndim)
+        match chance.randrange(5):
+            case 0:
+                tensor = tensor.permute(chance.sample(range(tensor.ndim), tensor.ndim))
+            case 1:
+                tensor = tensor[(slice(None),) * d + (slice(0, None, 2),)]
+            case 2 if tensor.shape[d] == 1:
+                tensor = tensor.expand(*tensor.shape[:d], 4, *tensor.shape[d + 1 :])
+            case 3 if tensor.shape[d] >= 2:
+                tensor = tensor.unfold(d, 2, 1)
+            case 4 if tensor.shape[d] >= 2:
+                tensor = tensor.narrow(d, 1, tensor.shape[d] - 1)
+    return tensor
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_codecs_keep_bits_shape_and_strides_of_any_tensor(name: str) -> None:
+    seed = random.randrange(2**31)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for _ in range(400):
+        tensor = random_tensor(chance, chance.choice(DTYPES))
+        result = there_and_back(name, tensor)
+        assert result.shape == tensor.shape and result.dtype == tensor.dtype, tensor.stride()
+        assert result.stride() == tensor.stride() or tensor.numel() == 0
+        assert bits(result) == bits(tensor), (tensor.shape, tensor.stride())
+
+
+def test_a_dense_permuted_tensor_travels_without_a_copy_and_keeps_its_strides() -> None:
+    heads = torch.randn(1, 128, 12, 64).transpose(1, 2)  # BERT's queries: (1, 12, 128, 64)
+    payload = codec("raw").encode(heads)
+    result = codec("raw").decode(payload, (1, 12, 128, 64), "float32", (98304, 64, 768, 1))
+    assert result.data_ptr() == heads.data_ptr()
+    assert result.stride() == heads.stride()
+    assert torch.equal(result, heads)
+
+
+def test_an_expanded_tensor_sends_each_element_once() -> None:
+    tensor = torch.arange(6.0).reshape(2, 1, 3).expand(2, 1000, 3)
+    assert len(codec("raw").encode(tensor)) == 24
+    assert there_and_back("raw", tensor).stride() == (3, 0, 1)
+
+
+def test_gaps_of_a_slice_do_not_travel() -> None:
+    tensor = torch.arange(1000.0).reshape(10, 100)[:, ::50]  # (10, 2), strides (100, 50)
+    assert len(codec("raw").encode(tensor)) == 20 * 4
+    assert there_and_back("raw", tensor).stride() == (100, 50)
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_codecs_keep_nan_and_infinity(name: str) -> None:
+    tensor = torch.tensor([math.nan, math.inf, -math.inf, -0.0, 1e-45])
+    assert bits(there_and_back(name, tensor)) == bits(tensor)
+
+
+@pytest.mark.parametrize("name", LOSSY)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_lossy_codecs_refuse_what_is_not_finite(name: str, value: float) -> None:
+    tensor = torch.ones(1, 4, 8, 8)
+    tensor[0, 2, 3, 3] = value
+    with pytest.raises(CodecError, match="finite"):
+        codec(name).encode(tensor)
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_lossy_codecs_refuse_integers(name: str) -> None:
+    assert not codec(name).accepts(TensorSpec((3,), "int64"))
+    with pytest.raises(CodecError, match="int64"):
+        codec(name).encode(torch.arange(3))
+
+
+@pytest.mark.parametrize("name", ["int8", "int8+zstd"])
+def test_int8_is_within_half_a_step_of_each_channel(name: str) -> None:
+    seed = random.randrange(2**31)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for _ in range(200):
+        tensor = random_tensor(chance, chance.choice((torch.float32, torch.float64)))
+        result = there_and_back(name, tensor)
+        assert result.dtype == tensor.dtype
+        assert result.stride() == tensor.stride() or not tensor.numel()
+        if not tensor.numel():
+            continue
+        whole = float(tensor.max() - tensor.min())
+        limit = torch.full((), whole)
+        if len(codec("int8").encode(tensor)) > 4 + 8 + Layout.of(tensor).span:
+            others = [d for d in range(tensor.ndim) if d != 1]
+            limit = tensor.amax(others, keepdim=True) - tensor.amin(others, keepdim=True)
+        slack = 1e-6 * float(tensor.abs().max())
+        assert bool(((result - tensor).abs() <= limit / 510 + slack).all()), (tensor.shape, tensor.stride())
+
+
+@pytest.mark.parametrize("name", ["fp16", "fp16+zstd"])
+def test_fp16_equals_rounding_to_half_precision(name: str) -> None:
+    tensor = torch.randn(2, 3, 5, 7).to(memory_format=torch.channels_last) * 1000
+    result = there_and_back(name, tensor)
+    assert torch.equal(result, tensor.half().float())
+    assert result.stride() == tensor.stride()
+    with pytest.raises(CodecError, match="65504"):
+        codec(name).encode(torch.tensor([1e5]))
+
+
+def test_int8_keeps_constant_channels_and_exact_zeros_of_a_relu() -> None:
+    tensor = torch.randn(1, 8, 16, 16).relu()
+    tensor[0, 3] = 2.5
+    result = there_and_back("int8", tensor)
+    assert bool((result[tensor == 0] == 0).all())
+    assert bool((result[0, 3] == 2.5).all())
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_predicted_size_is_exact_or_an_upper_bound(name: str) -> None:
+    each = codec(name)
+    noise = torch.randint(0, 256, (2, 17, 33, 3), dtype=torch.uint8)
+    tensors = [noise, torch.zeros_like(noise), torch.randn(1, 24, 14, 14), torch.randn(7), torch.randn(1, 1280)]
+    tensors += [torch.zeros(0, 4), torch.tensor(3.0), torch.randn(1, 128, 12, 64).transpose(1, 2), torch.arange(9)]
+    tried = 0
+    for tensor in tensors:
+        if each.accepts(spec_of(tensor)):
+            tried += 1
+            size, predicted = len(each.encode(tensor)), each.encoded_bytes(spec_of(tensor))
+            assert size == predicted if each.size_is_exact else size <= predicted, (tensor.shape, size, predicted)
+    assert tried
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_truncated_or_longer_payloads_are_refused(name: str) -> None:
+    image = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
+    tensor = image if codec(name).accepts(spec_of(image)) and name != "raw" else torch.randn(1, 4, 8, 8)
+    payload = bytes(codec(name).encode(tensor))
+    cuts = sorted({0, 1, 3, 4, 5, len(payload) // 2, len(payload) - 1})
+    for broken in [*(payload[:n] for n in cuts), payload + b"\0"]:
+        with pytest.raises(CodecError):
+            codec(name).decode(broken, tuple(tensor.shape), name_of(tensor.dtype))
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_random_bytes_never_raise_anything_but_codec_errors(name: str) -> None:
+    seed = random.randrange(2**31)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    image = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
+    tensor = image if codec(name).accepts(spec_of(image)) else torch.randn(1, 4, 8, 8)
+    payload = bytes(codec(name).encode(tensor))
+    for _ in range(100):
+        broken = bytearray(payload)
+        for _ in range(chance.randrange(1, 8)):
+            broken[chance.randrange(len(broken))] = chance.randrange(256)
+        with contextlib.suppress(CodecError):
+            codec(name).decode(bytes(broken), tuple(tensor.shape), name_of(tensor.dtype))
+
+
+def test_a_zstd_frame_that_lies_about_its_size_is_refused_before_it_is_unpacked() -> None:
+    bomb = zstandard.ZstdCompressor().compress(bytes(100_000_000))
+    with pytest.raises(CodecError, match="100000000"):
+        codec("zstd").decode(bomb, (4,), "float32")
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(16))
+    with pytest.raises(CodecError):
+        codec("zstd").decode(unsized, (4,), "float32")
+
+
+def test_int8_with_a_lying_range_is_refused() -> None:
+    payload = bytearray(codec("int8").encode(torch.randn(20)))
+    payload[8:12] = struct.pack("<f", math.nan)
+    with pytest.raises(CodecError, match="range"):
+        codec("int8").decode(bytes(payload), (20,), "float32")
+
+
+def test_strides_that_no_tensor_has_are_refused() -> None:
+    for shape, strides in [((2, 3), (3,)), ((2,), (-1,)), ((-2,), ()), ((2**40, 2**40), ()), ((2,), (2**60,))]:
+        with pytest.raises(CodecError):
+            codec("raw").decode(bytes(24), shape, "float32", strides)
+
+
+def test_a_bool_tensor_of_other_bytes_is_refused() -> None:
+    with pytest.raises(CodecError, match="bool"):
+        codec("raw").decode(b"\0\1\2", (3,), "bool")
+
+
+def test_png_is_lossless_and_jpeg_is_near() -> None:
+    rows = torch.arange(64, dtype=torch.uint8)
+    image = torch.stack([rows[:, None].expand(64, 48), rows[:48].expand(64, 48), torch.full((64, 48), 90)], 2)
+    batch = torch.stack([image, image.flip(0)]).to(torch.uint8)  # (2, 64, 48, 3)
+    assert torch.equal(there_and_back("png", batch), batch)
+    for name in ("jpeg95", "jpeg90", "jpeg75"):
+        assert (there_and_back(name, batch).int() - batch.int()).abs().float().mean() < 4
+    planes = batch.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    assert there_and_back("png", planes).stride() == planes.stride()
+    assert torch.equal(there_and_back("png", planes), batch)
+
+
+def test_an_image_of_another_size_than_stated_is_refused() -> None:
+    payload = codec("png").encode(torch.zeros(1, 8, 9, 3, dtype=torch.uint8))
+    with pytest.raises(CodecError, match="RGB"):
+        codec("png").decode(payload, (1, 9, 8, 3), "uint8")
+
+
+def test_an_unknown_codec_lists_those_that_exist() -> None:
+    with pytest.raises(ValueError, match="raw, zstd, fp16"):
+        codec("gzip")
