@@ -13,7 +13,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from splitnn import zoo
 
 ROOT = Path(__file__).parents[2]
 WITNESS_PYTHON = ROOT / ".venv-witness" / "bin" / "python"
@@ -28,18 +32,23 @@ def test_the_witness_is_there_where_ci_says_so() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not WITNESS_PYTHON.exists(), reason="no .venv-witness: run `make witness`")
 @pytest.mark.parametrize("model", ["efficientnet_lite0"])
-def test_nvidias_client_is_served_by_server_and_agent_alike(model: str) -> None:
+def test_nvidias_client_is_served_by_server_and_agent_alike(model: str, tmp_path: Path) -> None:
+    whole, (photo,) = zoo.load(model)
+    with torch.inference_mode():
+        expected = int(whole(photo).argmax())
+    np.save(tmp_path / "photo.npy", photo.numpy())
     with (
         program("cloud_server", "--models", model, "--listen", free_address()) as server,
         program("device_agent", "--server", server, "--model", model, "--listen", free_address()) as agent,
     ):
         script = Path(__file__).with_name("triton_witness.py")
-        command = [str(WITNESS_PYTHON), str(script), server, agent, model]
+        command = [str(WITNESS_PYTHON), str(script), server, agent, model, str(tmp_path / "photo.npy")]
         run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     print(run.stdout)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("ok: server") > 4
     assert run.stdout.count("ok: agent") > 4
+    assert f"agree on class {expected}," in run.stdout
 
 
 def free_address() -> str:

@@ -2,10 +2,11 @@
 
 Run by the interpreter of ``.venv-witness`` (``make witness``), which holds tritonclient and nothing of splitnn:
 
-    triton_witness.py SERVER AGENT MODEL
+    triton_witness.py SERVER AGENT MODEL [IMAGE.npy]
 
-SERVER and AGENT are host:port. Everything is asked of both, and the two must give the same answer to the same image.
-Prints one line for each thing seen; exit status 1 with the reason where something is not as the protocol says.
+SERVER and AGENT are host:port; the image is uint8 (1, height, width, 3), a drawn one by default. Everything is asked of
+both, and the two must give the same answer to the same image. Prints one line for each thing seen; exit status 1 with
+the reason where something is not as the protocol says.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ DEADLINE_S = 60.0
 
 
 def main() -> None:
-    server, agent, model = sys.argv[1:]
-    logits = {place: witness(place, address, model) for place, address in (("server", server), ("agent", agent))}
+    server, agent, model, *image_path = sys.argv[1:]
+    image = np.load(image_path[0]) if image_path else None
+    logits = {place: witness(place, address, model, image) for place, address in (("server", server), ("agent", agent))}
     # The agent may send a compressed tensor to the server: the answer is the same, its last digits need not be.
     difference = float(np.abs(logits["server"] - logits["agent"]).max())
     spread = float(np.ptp(logits["server"]))
@@ -31,8 +33,8 @@ def main() -> None:
     print(f"ok: server and agent agree on class {int(logits['server'].argmax())}, difference {difference:.2g}")
 
 
-def witness(place: str, address: str, model: str) -> np.ndarray[Any, Any]:
-    """Ask one host everything; returns the logits of the sample image."""
+def witness(place: str, address: str, model: str, image: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:
+    """Ask one host everything; returns the logits of the image."""
     with triton.InferenceServerClient(address) as client:
         expect(client.is_server_live(client_timeout=DEADLINE_S), f"{place} is not live")
         expect(client.is_server_ready(client_timeout=DEADLINE_S), f"{place} is not ready")
@@ -51,7 +53,7 @@ def witness(place: str, address: str, model: str) -> np.ndarray[Any, Any]:
         shape = [1 if size < 0 else size for size in described.shape]  # -1: any batch
         print(f"ok: {place} describes {described.name} {described.datatype} {list(described.shape)}")
 
-        image = sample_image(shape)
+        image = drawn_image(shape) if image is None else image
         logits = infer(client, model, described.name, image, metadata.outputs[0].name)
         expect(bool(np.isfinite(logits).all()), f"{place} answers with numbers that are not finite")
         again = infer(client, model, described.name, image, metadata.outputs[0].name)
@@ -90,7 +92,7 @@ def infer(
     return np.asarray(answer)
 
 
-def sample_image(shape: list[int]) -> np.ndarray[Any, Any]:
+def drawn_image(shape: list[int]) -> np.ndarray[Any, Any]:
     """Smooth colours with a bright disc: an image that every classifier has some opinion on."""
     _, height, width, channels = shape
     y, x = np.mgrid[0:height, 0:width]
