@@ -1,8 +1,8 @@
 """The README is executed: its Python runs, its commands end with status 0, and both print lines of the shape it shows.
 
 - A ``python`` block runs in a namespace of its own. A ``text`` block right after it is what it prints.
-- In a ``console`` block, lines that start with ``$ `` are commands, run by bash in order, in one temporary directory for
-  the whole README; the lines after a command are what it prints. What only installs (``_INSTALLERS``) is left to CI.
+- In a ``console`` block, lines that start with ``$ `` are commands, run by bash in order, in one temporary directory
+  for the whole README; the lines after a command are what it prints. What installs (``_INSTALLERS``) is left to CI.
 - Printed lines are compared by shape: any number stands for any number, ``...`` for anything, and the command may print
   more lines than the README shows.
 """
