@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -72,22 +72,25 @@ def split(model: Model, plan: Plan) -> tuple[Stage, ...]:
     """
     if plan.model != model.digest:
         raise ProfileMismatch(f"the plan is of model {plan.model[:12]}, not {model.digest[:12]}")
-    stages = []
+    return stages(model, dict(zip(plan.hosts, plan.layers, strict=True)))
+
+
+def stages(model: Model, layers: Mapping[str, Collection[str]]) -> tuple[Stage, ...]:
+    """One stage for each host's layers; no layer reads from a later host.
+
+    Raises:
+        InvalidInput: data would flow back.
+    """
+    graph = model.graph
+    found = []
     done: set[str] = set()
-    given = tuple(model.graph.inputs)
-    for host, layers in zip(plan.hosts, plan.layers, strict=True):
-        done.update(layers)
-        crossing = model.graph.crossing(done)
-        made = {tensor for name in layers for tensor in model.graph.layer(name).outputs}
-        results = tuple(tensor for tensor in dict.fromkeys(model.graph.outputs) if tensor in made)
-        inputs = _needed(model, layers, given)
-        outputs = tuple(dict.fromkeys((*(t for t in crossing if t in made), *results)))
-        stages.append(stage(model, inputs, outputs, host=host))
-        given = crossing
-    return tuple(stages)
-
-
-def _needed(model: Model, layers: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the given tensors that these layers read."""
-    read = {tensor for name in layers for tensor in model.graph.layer(name).inputs}
-    return tuple(tensor for tensor in given if tensor in read)
+    for host, names in layers.items():
+        inside = set(names)
+        read = {tensor for name in inside for tensor in graph.layer(name).inputs}
+        made = {tensor for name in inside for tensor in graph.layer(name).outputs}
+        done |= inside
+        leaves = made.intersection((*graph.crossing(done), *graph.outputs))
+        inputs = tuple(tensor for tensor in graph.tensors if tensor in read - made)
+        outputs = tuple(tensor for tensor in graph.tensors if tensor in leaves)
+        found.append(stage(model, inputs, outputs, host=host))
+    return tuple(found)
