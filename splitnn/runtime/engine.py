@@ -248,12 +248,17 @@ class _Call:
             self.outcome.set_result(outcome)
 
 
-def _as_overload(error: BaseException) -> BaseException:
-    """Too little memory, in Python's words or torch's, is this host's state and not the request's fault."""
-    is_memory = isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error))
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch could not allocate."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
     )
-    if not is_memory:
+
+
+def _as_overload(error: BaseException) -> BaseException:
+    """Too little memory is this host's state and not the request's fault."""
+    if not is_out_of_memory(error):
         return error
     overload = Overloaded(f"this host has too little memory for the request: {str(error)[:200]}", 1.0)
     overload.__cause__ = error

@@ -1,0 +1,123 @@
+"""Whether the tensors of a request are what the graph expects, in words that its sender understands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from splitnn.errors import InvalidInput
+from splitnn.graph.graph import DATA_DEPENDENT, Graph, TensorSpec
+from splitnn.graph.model import Value
+
+_INT64 = range(-(2**63), 2**63)
+
+
+def admit(graph: Graph, tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """The tensors as the graph takes them: names, dtypes and shapes checked, one batch size throughout.
+
+    A tensor that came contiguous where the graph's own is not (a client that knows no strides) is laid out as the
+    graph's own. Values are not looked at: NaN passes. Whether the names are a cut is ``Graph.between``'s question.
+
+    Raises:
+        InvalidInput: names the tensor, what came and what was expected.
+    """
+    growth: tuple[str, int] | None = None  # the tensor that told it, and samples beyond the example's
+    admitted: dict[str, Value] = {}
+    for name, value in tensors.items():
+        spec = _spec(graph, name)
+        if spec.dtype == "int" or not isinstance(value, torch.Tensor):
+            admitted[name] = _integer(graph, name, value)
+            continue
+        _check_dtype(graph, name, value)
+        samples = _samples(graph, name, tuple(value.shape), growth)
+        if growth is None and samples is not None:
+            growth = name, samples
+        admitted[name] = _laid_out(value, spec)
+    return admitted
+
+
+def check_names(graph: Graph, names: Iterable[str]) -> None:
+    """Raises InvalidInput: the graph has no tensor of that name; says which there are."""
+    for name in names:
+        _spec(graph, name)
+
+
+def _spec(graph: Graph, name: str) -> TensorSpec:
+    spec = graph.tensors.get(name)
+    if spec is None:
+        raise InvalidInput(
+            f"no tensor is called {name!r} in this model; its inputs are {list(graph.inputs)}, its outputs "
+            f"{list(dict.fromkeys(graph.outputs))}"
+        )
+    return spec
+
+
+def _integer(graph: Graph, name: str, value: Value) -> int:
+    spec = graph.tensors[name]
+    if spec.dtype != "int":
+        raise InvalidInput(
+            f"tensor {name!r} came as a plain integer; expected {spec.dtype} {_shown(spec, graph.batch)}"
+        )
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1 or value.dtype != torch.int64:
+            raise InvalidInput(f"{name!r} came as {_dtype(value)} {list(value.shape)}; expected one plain integer")
+        value = int(value)
+    if isinstance(value, bool) or value not in _INT64:
+        raise InvalidInput(f"{name!r} came as {value!r}; expected a plain integer of 64 bits")
+    return value
+
+
+def _check_dtype(graph: Graph, name: str, tensor: torch.Tensor) -> None:
+    spec = graph.tensors[name]
+    if _dtype(tensor) != spec.dtype:
+        came = f"tensor {name!r} came as {_dtype(tensor)} {list(tensor.shape)}"
+        raise InvalidInput(f"{came}; expected {spec.dtype} {_shown(spec, graph.batch)}")
+
+
+def _samples(graph: Graph, name: str, shape: tuple[int, ...], growth: tuple[str, int] | None) -> int | None:
+    """Samples beyond the example's that this tensor has; None when it has the same shape for any batch."""
+    spec = graph.tensors[name]
+    came = f"tensor {name!r} came with shape {list(shape)}"
+    expected = f"{came}; expected {_shown(spec, graph.batch)}"
+    if len(shape) != len(spec.shape):
+        raise InvalidInput(expected)
+    growing = [d for d, growth_of in enumerate(spec.batch_growth) if growth_of > 0]
+    samples = (shape[growing[0]] - spec.shape[growing[0]]) // spec.batch_growth[growing[0]] if growing else 0
+    if graph.batch + samples < 1 or not _fits(shape, spec.grown(samples)):
+        raise InvalidInput(expected)
+    if not growing:
+        return None
+    if growth is not None and growth[1] != samples:
+        raise InvalidInput(
+            f"{came}, a batch of {graph.batch + samples}, but {growth[0]!r} has a batch of {graph.batch + growth[1]}"
+        )
+    return samples
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return all(want in (-1, size) for size, want in zip(shape, expected, strict=True))
+
+
+def _laid_out(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    if not spec.dim_order or not tensor.is_contiguous():
+        return tensor
+    inverse = sorted(range(tensor.ndim), key=spec.dim_order.__getitem__)
+    return tensor.permute(spec.dim_order).contiguous().permute(inverse)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _shown(spec: TensorSpec, batch: int) -> str:
+    """``[N, 224, 224, 3]``: N is the batch, so that 2N+1 is a dimension that follows it, and ``?`` any size."""
+    growths = spec.batch_growth or (0,) * len(spec.shape)
+    return f"[{', '.join(_dimension(size, growth, batch) for size, growth in zip(spec.shape, growths, strict=True))}]"
+
+
+def _dimension(size: int, growth: int, batch: int) -> str:
+    if growth <= 0:
+        return "?" if growth == DATA_DEPENDENT else str(size)
+    rest = size - growth * batch
+    return f"{growth if growth > 1 else ''}N{f'{rest:+d}' if rest else ''}"
