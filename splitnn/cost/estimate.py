@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
@@ -18,9 +19,11 @@ Codecs = Collection[str] | Mapping[str, Collection[str]]
 """Names of the codecs that may be used: for every tensor, or tensor by tensor (``raw`` where it names none)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """One tensor over one hop, with its codec. ``hop`` i leads from host i to host i + 1."""
+class Transfer(NamedTuple):
+    """One tensor over one hop, with its codec. ``hop`` i leads from host i to host i + 1.
+
+    A tuple, because a table holds thousands and is made anew whenever the link moves.
+    """
 
     tensor: str
     hop: int
@@ -32,6 +35,7 @@ class Transfer:
 
     @property
     def total_ns(self) -> int:
+        """Nanoseconds for encoding, wire and decoding."""
         return nanoseconds(self.encode_s + self.wire_s + self.decode_s)
 
 
@@ -71,9 +75,12 @@ class CostTable:
     round_trip_ns: tuple[int, ...]  # hop
 
 
+_FOREVER_S = 1e15
+
+
 def nanoseconds(seconds: float) -> int:
-    """Whole nanoseconds, the unit in which costs are added."""
-    return round(seconds * 1e9)
+    """Whole nanoseconds, the unit in which costs are added; everything beyond 30 million years is that long."""
+    return round(seconds * 1e9) if seconds < _FOREVER_S else round(_FOREVER_S * 1e9)
 
 
 def tabulate(
@@ -84,21 +91,19 @@ def tabulate(
     Raises:
         ProfileMismatch: a host has no profile, or one of another model.
     """
-    for host in topology.hosts:
-        if host.name not in profiles:
-            raise ProfileMismatch(f"no profile of host {host.name!r}; there are {sorted(profiles)}")
-        profiles[host.name].check_fits(graph)
-    compute = {
-        layer.name: tuple(
-            nanoseconds(profiles[host.name].seconds(layer.name) * host.slowdown) for host in topology.hosts
-        )
-        for layer in graph.layers
-    }
-    transfers = {
-        tensor: tuple(_cheapest(graph, tensor, hop, profiles, topology, codecs) for hop in range(len(topology.up)))
-        for tensor, readers in graph.consumers.items()
-        if readers
-    }
+    check_profiles(graph, profiles, topology)
+    times = [
+        [nanoseconds(profiles[host.name].seconds(layer.name) * host.slowdown) for layer in graph.layers]
+        for host in topology.hosts
+    ]
+    wired = [tensor for tensor, readers in graph.consumers.items() if readers]
+    hops = [
+        [
+            _cheapest(codec_options(graph, tensor, hop, profiles=profiles, topology=topology, codecs=codecs))
+            for tensor in wired
+        ]
+        for hop in range(len(topology.up))
+    ]
     download = {
         tensor: tuple(nanoseconds(graph.tensors[tensor].size_bytes * 8 / link.bandwidth_bps) for link in topology.down)
         for tensor in dict.fromkeys(graph.outputs)
@@ -107,47 +112,87 @@ def tabulate(
     round_trip = tuple(
         nanoseconds(up.latency_s + down.latency_s) for up, down in zip(topology.up, topology.down, strict=True)
     )
-    return CostTable(compute, transfers, download, round_trip)
+    return CostTable(
+        compute_ns=dict(zip(graph.index, zip(*times, strict=True), strict=True)),
+        transfers=dict(zip(wired, zip(*hops, strict=True) if hops else [()] * len(wired), strict=True)),
+        download_ns=download,
+        round_trip_ns=round_trip,
+    )
 
 
-def _cheapest(
-    graph: Graph, tensor: str, hop: int, profiles: Mapping[str, Profile], topology: Topology, codecs: Codecs
-) -> Transfer:
-    """The quickest of the allowed codecs that both ends were measured with; raw needs no measurement."""
+def check_profiles(graph: Graph, profiles: Mapping[str, Profile], topology: Topology) -> str:
+    """Digest of the model that the profiles of all hosts belong to.
+
+    Raises:
+        ProfileMismatch: a host has no profile, one that does not fit the graph, or one of another model.
+    """
+    models = {}
+    for host in topology.hosts:
+        if host.name not in profiles:
+            raise ProfileMismatch(f"no profile of host {host.name!r}; there are {sorted(profiles)}")
+        profiles[host.name].check_fits(graph)
+        models[host.name] = profiles[host.name].model
+    if len(set(models.values())) > 1:
+        raise ProfileMismatch(f"the profiles belong to different models: {models}")
+    return models[topology.hosts[0].name]
+
+
+def codec_options(
+    graph: Graph,
+    tensor: str,
+    hop: int,
+    *,
+    profiles: Mapping[str, Profile],
+    topology: Topology,
+    codecs: Codecs,
+) -> list[Transfer]:
+    """The allowed codecs that both ends of the hop were measured with; raw needs no measurement.
+
+    When nothing is left, raw is: a tensor can always be sent.
+    """
     sender, receiver = topology.hosts[hop], topology.hosts[hop + 1]
     there = profiles[sender.name].codecs.get(tensor, {})
     here = profiles[receiver.name].codecs.get(tensor, {})
-    allowed = codecs.get(tensor, ("raw",)) if isinstance(codecs, Mapping) else codecs
     rate = topology.up[hop].bandwidth_bps
     options = []
-    for name in allowed:
+    for name in codecs.get(tensor, ("raw",)) if isinstance(codecs, Mapping) else codecs:
         if name in there and name in here:
             size = there[name].size_bytes
             encode_s, decode_s = there[name].encode_s * sender.slowdown, here[name].decode_s * receiver.slowdown
+            options.append(Transfer(tensor, hop, name, size, encode_s, size * 8 / rate, decode_s))
         elif name == "raw":
-            size, encode_s, decode_s = graph.tensors[tensor].size_bytes, 0.0, 0.0
-        else:
-            continue
-        options.append(Transfer(tensor, hop, name, size, encode_s, size * 8 / rate, decode_s))
-    if not options:  # none of the allowed codecs takes this tensor
-        size = graph.tensors[tensor].size_bytes
-        return Transfer(tensor, hop, "raw", size, 0.0, size * 8 / rate, 0.0)
-    return min(options, key=lambda option: option.total_ns)
+            options.append(_raw(graph, tensor, hop, rate))
+    return options or [_raw(graph, tensor, hop, rate)]
+
+
+def _raw(graph: Graph, tensor: str, hop: int, rate: float) -> Transfer:
+    size = graph.tensors[tensor].size_bytes
+    return Transfer(tensor, hop, "raw", size, 0.0, size * 8 / rate, 0.0)
+
+
+def _cheapest(options: list[Transfer]) -> Transfer:
+    """The quickest codec; of equals raw, then by name."""
+    if len(options) == 1:
+        return options[0]
+    return min(options, key=lambda option: (option.total_ns, option.codec != "raw", option.codec))
 
 
 def price(graph: Graph, placement: Mapping[str, int], table: CostTable) -> Cost:
     """Cost of a placement (layer to index of its host) by a table that holds the terms.
 
     Raises:
-        ValueError: a layer has no host, or data would flow back to an earlier host.
+        ValueError: a layer has no host or one that does not exist, or data would flow back to an earlier host.
     """
     hops = len(table.round_trip_ns)
     compute = [0] * (hops + 1)
     for layer in graph.layers:
         if layer.name not in placement:
             raise ValueError(f"the placement has no host for layer {layer.name!r}")
-        compute[placement[layer.name]] += table.compute_ns[layer.name][placement[layer.name]]
-    crossing = []
+        tier = placement[layer.name]
+        if not 0 <= tier <= hops:
+            raise ValueError(f"the placement puts layer {layer.name!r} on tier {tier}; there are 0 to {hops}")
+        compute[tier] += table.compute_ns[layer.name][tier]
+    crossing: list[Transfer] = []
     for tensor, choices in table.transfers.items():
         source = placement[graph.producer[tensor]] if tensor in graph.producer else 0
         tiers = [placement[reader] for reader in graph.consumers[tensor]]

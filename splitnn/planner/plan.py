@@ -150,7 +150,10 @@ class Plan:
             "hosts": list(self.hosts),
             "layers": [list(pair) for pair in zip(self.order, self.tiers, strict=True)],
             "hops": [dict(hop) for hop in self.hops],
-            "predicted": asdict(self.predicted),
+            "predicted": {
+                **asdict(self.predicted),
+                "transfers": [transfer._asdict() for transfer in self.predicted.transfers],
+            },
         }
 
     @classmethod

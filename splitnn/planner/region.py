@@ -1,43 +1,40 @@
-"""One run of consecutive layers whose tiers are free, everything before it staying and everything after it moving."""
+"""The cheapest way to lay hops through one segment: a closure problem over its open layers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from splitnn.planner.flow import Closure
-from splitnn.planner.terms import Terms, Wire
+from splitnn.planner.layout import Segment, Wire
+from splitnn.planner.terms import Terms
 
 
-def cheapest_tiers(terms: Terms) -> tuple[int, tuple[int, ...]]:
-    """Latency of the best placement in nanoseconds, and the tier of each layer; the lowest tiers among equals."""
-    cost, beyond = cut_region(terms, range(terms.layers), range(terms.hops))
-    return terms.on_device + cost, tuple(sum(row[v] for row in beyond) for v in range(terms.layers))
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """How some hops cut one segment: as few layers as possible beyond them, among the cheapest ways."""
+
+    cost: int  # what the layers inside, and the wires that they read or make, add for these hops
+    beyond: tuple[tuple[bool, ...], ...]  # hop, layer inside
 
 
-def cut_region(terms: Terms, inside: range, hops: range) -> tuple[int, Sequence[Sequence[bool]]]:
-    """The cheapest way to lay the given hops through one run of layers.
-
-    Layers before ``inside`` stay on this side of every one of the hops, layers after it lie beyond all of them.
-    Returns the part of the cost that these hops make, the layers after ``inside`` included, and for each hop which
-    of the layers inside lie beyond it: as few as possible.
-    """
-    builder = _Builder(terms, inside, hops)
+def cut_segment(terms: Terms, segment: Segment, hops: range) -> Crossing:
+    """The best way for ``hops`` to cut ``segment``, while all before it stays and all after it lies beyond each."""
+    builder = _Builder(terms, segment, hops)
     for hop in hops:
         builder.add_layers(hop)
-    for hop in hops:
-        for number, wire in enumerate(terms.wires):
-            builder.add_wire(hop, wire, terms.carry[hop][number])
+        for number in segment.wires:
+            builder.add_wire(hop, terms.layout.wires[number], terms.carry[hop][number])
         builder.add_round_trip(hop)
     builder.order_hops()
     return builder.solve()
 
 
 class _Builder:
-    """The closure problem of a region: a vertex for each undecided layer and hop, one for each undecided wire."""
+    """A vertex for each undecided layer and hop, one for each undecided tensor, one for an undecided round trip."""
 
-    def __init__(self, terms: Terms, inside: range, hops: range) -> None:
+    def __init__(self, terms: Terms, segment: Segment, hops: range) -> None:
         self._terms = terms
-        self._inside = inside
+        self._inside = segment.inside
         self._hops = hops
         self._closure = Closure()
         self._known = 0
@@ -48,11 +45,10 @@ class _Builder:
         move = self._terms.move[hop]
         vertices = self._vertices[hop]
         for layer in self._inside:
-            if self._terms.lowest[layer] > hop:
+            if self._terms.tiers.lowest[layer] > hop:
                 self._known += move[layer]
-            elif self._terms.highest[layer] > hop:
+            elif self._terms.tiers.highest[layer] > hop:
                 vertices[layer] = self._closure.add_vertex(move[layer])
-        self._known += sum(move[self._inside.stop :])
 
     def add_wire(self, hop: int, wire: Wire, carry: int) -> None:
         """A tensor crosses once when any reader lies beyond the hop and its producer does not.
@@ -78,9 +74,14 @@ class _Builder:
                 closure.imply(reader, crossing)
 
     def add_round_trip(self, hop: int) -> None:
-        """The hop's round trip is paid once when anything lies beyond it: a vertex that every layer implies."""
+        """The hop's round trip is paid once when anything lies beyond it: a vertex that every layer implies.
+
+        Only the last segment can leave nothing beyond a hop; anywhere else the round trip is paid anyway.
+        """
         terms, vertices = self._terms, self._vertices[hop]
-        if self._inside.stop < terms.layers or any(terms.lowest[layer] > hop for layer in self._inside):
+        if self._inside.stop < terms.layout.layers:
+            return
+        if any(terms.tiers.lowest[layer] > hop for layer in self._inside):
             self._known += terms.round_trip[hop]
         elif vertices:
             paid = self._closure.add_vertex(terms.round_trip[hop])
@@ -94,16 +95,17 @@ class _Builder:
                 if layer in self._vertices[hop - 1]:
                     self._closure.imply(vertex, self._vertices[hop - 1][layer])
 
-    def solve(self) -> tuple[int, Sequence[Sequence[bool]]]:
+    def solve(self) -> Crossing:
         weight, members = self._closure.solve()
-        return self._known + weight, [
-            [
-                members[self._vertices[hop][layer]] if layer in self._vertices[hop] else self._terms.lowest[layer] > hop
+        beyond = tuple(
+            tuple(
+                members[vertices[layer]] if layer in vertices else self._terms.tiers.lowest[layer] > hop
                 for layer in self._inside
-            ]
-            for hop in self._hops
-        ]
+            )
+            for hop, vertices in self._vertices.items()
+        )
+        return Crossing(self._known + weight, beyond)
 
     def _is_beyond(self, layer: int, hop: int) -> bool:
         """Whether a layer that is not undecided lies beyond the hop."""
-        return layer >= self._inside.stop or (layer in self._inside and self._terms.lowest[layer] > hop)
+        return layer >= self._inside.stop or (layer in self._inside and self._terms.tiers.lowest[layer] > hop)
