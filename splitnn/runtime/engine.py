@@ -20,6 +20,7 @@ from splitnn.errors import DeadlineExceeded, Overloaded, PayloadTooLarge, Unavai
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_LONGEST_S = 7 * 86400.0  # a deadline may be infinite, an event loop's timer not
 _SMOOTHING = 0.2  # weight of the latest run in the typical one
 _WINDOW_S = 10.0  # over which utilisation is observed
 
@@ -83,7 +84,8 @@ class Engine:
         """
         call = _Call(function, size_bytes, deadline_s, self._clock(), asyncio.get_running_loop())
         self._admit(call)
-        alarm = call.loop.call_later(max(0.0, deadline_s - self._clock()), self._expire, call)
+        left_s = min(max(0.0, deadline_s - self._clock()), _LONGEST_S)
+        alarm = call.loop.call_later(left_s, self._expire, call)
         try:
             result, started_s, ended_s = await call.outcome
         finally:

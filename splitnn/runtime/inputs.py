@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 
@@ -37,10 +37,13 @@ def admit(graph: Graph, tensors: Mapping[str, Value]) -> dict[str, Value]:
     return admitted
 
 
-def check_names(graph: Graph, names: Iterable[str]) -> None:
-    """Raises InvalidInput: the graph has no tensor of that name; says which there are."""
-    for name in names:
-        _spec(graph, name)
+def samples_of(graph: Graph, tensors: Mapping[str, Value]) -> int:
+    """The batch of tensors that were admitted; the example's where nothing grows with it."""
+    for name, value in tensors.items():
+        growths = graph.tensors[name].batch_growth
+        if isinstance(value, torch.Tensor) and any(growth > 0 for growth in growths):
+            return graph.batch + (_samples(graph, name, tuple(value.shape), None) or 0)
+    return graph.batch
 
 
 def _spec(graph: Graph, name: str) -> TensorSpec:

@@ -9,7 +9,7 @@ import torch
 
 from splitnn.errors import InvalidInput
 from splitnn.graph.graph import DATA_DEPENDENT, Graph, Layer, TensorSpec
-from splitnn.runtime.inputs import admit, check_names
+from splitnn.runtime.inputs import admit, samples_of
 
 GRAPH = Graph(
     layers=(
@@ -84,7 +84,6 @@ def test_what_does_not_fit_is_refused_by_name(tensors: Mapping[str, torch.Tensor
         assert word in str(refusal.value)
 
 
-def test_names_alone_can_be_checked() -> None:
-    check_names(GRAPH, ["x", "z"])
-    with pytest.raises(InvalidInput, match="'w'"):
-        check_names(GRAPH, ["w"])
+def test_the_batch_is_what_the_tensors_say() -> None:
+    assert samples_of(GRAPH, {"picked": PICKED, "z": torch.zeros(13, 7)}) == 6
+    assert samples_of(GRAPH, {"size": 3}) == GRAPH.batch
