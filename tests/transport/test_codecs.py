@@ -72,7 +72,7 @@ def test_lossless_codecs_keep_bits_shape_and_strides_of_any_tensor(name: str) ->
     for _ in range(400):
         tensor = random_tensor(chance, chance.choice(DTYPES))
         result = there_and_back(name, tensor)
-        assert result.shape == tensor.shape and result.dtype == tensor.dtype, tensor.stride()
+        assert (result.shape, result.dtype) == (tensor.shape, tensor.dtype), tensor.stride()
         assert result.stride() == tensor.stride() or tensor.numel() == 0
         assert bits(result) == bits(tensor), (tensor.shape, tensor.stride())
 

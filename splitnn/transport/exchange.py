@@ -1,0 +1,218 @@
+"""How one message goes and one comes back: a call each, or one stream kept open for all. Both ends of the stream.
+
+A stream has no status for one request, so an error travels as a message: text, and the status in parameters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from splitnn.errors import CodecError, DeadlineExceeded, SplitnnError, Unavailable
+from splitnn.proto import open_inference_pb2 as pb
+from splitnn.transport.framing import Frame, Received, receive_answer, receive_request
+from splitnn.transport.guard import Context, logger
+from splitnn.transport.status import Status, error_of, error_of_call, status_of
+from splitnn.transport.wire import delimiter, take_apart
+
+_INFER_RESPONSE = 2  # field of ModelStreamInferResponse
+_AT_ONCE = 64  # requests of one stream under way; then its reading waits
+
+
+class UnaryExchange:
+    """A call for each message."""
+
+    def __init__(self, channel: grpc.aio.Channel, service: str) -> None:
+        self._call: Any = channel.unary_unary(f"/{service}/ModelInfer", None, None)  # no serialisers: bytes both ways
+        self._is_closed = False
+
+    def naming(self, request_id: str) -> AbstractContextManager[str]:
+        """The id that the message shall carry."""
+        return nullcontext(request_id)
+
+    async def exchange(self, message: bytes, *, message_id: str, timeout_s: float) -> Received:
+        """The answer's message. Raises what ``Transport.infer`` raises."""
+        if self._is_closed:
+            raise Unavailable("this transport is closed")
+        try:
+            return receive_answer(await self._call(message, timeout=timeout_s))
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error) from error
+        except asyncio.CancelledError as error:
+            if self._is_closed and not _is_cancelled():
+                raise Unavailable("this transport was closed") from error
+            raise
+
+    async def close(self) -> None:
+        self._is_closed = True
+
+
+class StreamExchange:
+    """One bidirectional stream for all messages; opened by the first and again after a failure."""
+
+    def __init__(self, channel: grpc.aio.Channel, service: str) -> None:
+        self._open: Any = channel.stream_stream(f"/{service}/ModelStreamInfer", None, None)
+        self._stream: _Stream | None = None
+        self._is_closed = False
+        self._names: set[str] = set()
+        self._named = 0
+
+    @contextmanager
+    def naming(self, request_id: str) -> Iterator[str]:
+        """The id that the message shall carry: the caller's, made unique among those under way."""
+        name = request_id
+        while not name or name in self._names:
+            self._named += 1
+            name = f"{request_id}#{self._named}"
+        self._names.add(name)
+        try:
+            yield name
+        finally:
+            self._names.discard(name)
+
+    async def exchange(self, message: bytes, *, message_id: str, timeout_s: float) -> Received:
+        """The answer's message. Raises what ``Transport.infer`` raises."""
+        if self._is_closed:
+            raise Unavailable("this transport is closed")
+        if self._stream is None or self._stream.is_broken:
+            self._stream = _Stream(self._open())
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._stream.ask(message, message_id)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no answer within {timeout_s:.3f} s") from error
+
+    async def close(self) -> None:
+        self._is_closed = True
+        if self._stream is not None:
+            await self._stream.close()
+
+
+class _Stream:
+    """The near end of one open stream. Answers find their askers by the message's id."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._waiting: dict[str, asyncio.Future[Received]] = {}
+        self._turn = asyncio.Lock()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._reader = asyncio.create_task(self._read())
+
+    @property
+    def is_broken(self) -> bool:
+        return self._reader.done()
+
+    async def ask(self, message: bytes, key: str) -> Received:
+        answer: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
+        self._waiting[key] = answer
+        try:
+            # Cancelling a write ends the whole stream, so the write is a task that no asker cancels.
+            sending = asyncio.create_task(self._send(key, message))
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
+            return await answer
+        finally:
+            self._waiting.pop(key, None)
+
+    async def close(self) -> None:
+        self._call.cancel()
+        await asyncio.wait([self._reader, *self._sending])
+
+    async def _send(self, key: str, message: bytes) -> None:
+        async with self._turn:
+            if key not in self._waiting:
+                return  # nobody waits any more
+            try:
+                await self._call.write(message)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
+                self._call.cancel()  # the reader learns why and tells everybody
+
+    async def _read(self) -> None:
+        failure: SplitnnError = Unavailable("the stream ended")
+        try:
+            while (message := await self._call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                self._deliver(message)
+        except grpc.aio.AioRpcError as error:
+            failure = error_of_call(error)
+        except asyncio.CancelledError:
+            failure = Unavailable("the stream was closed")
+        except CodecError as error:
+            self._call.cancel()
+            failure = error
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(failure)
+
+    def _deliver(self, message: bytes) -> None:
+        rest, responses = take_apart(message, _INFER_RESPONSE)
+        received = receive_answer(responses[-1] if responses else b"")
+        answer = self._waiting.get(received.head.id)
+        if answer is None or answer.done():
+            return  # its asker has given up
+        text = pb.ModelStreamInferResponse.FromString(rest).error_message
+        if not text:
+            answer.set_result(received)
+            return
+        answer.set_exception(error_of(_status_in(received, text)))
+
+
+async def serve_stream(
+    messages: AsyncIterator[bytes],
+    context: Context[Any, Any],
+    answer: Callable[[Received], Awaitable[Frame]],
+) -> None:
+    """The far end: every message is answered once, as soon as it is ready. When the stream ends early, the requests
+    under way are cancelled."""
+    turn = asyncio.Lock()
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def serve(message: bytes) -> None:
+        message_id = ""
+        try:
+            received = receive_request(message)
+            message_id = received.head.id
+            parts = (await answer(received)).parts
+            parts = [delimiter(_INFER_RESPONSE, sum(map(len, parts))), *parts]
+        except Exception as error:  # noqa: BLE001 -- each one is answered
+            parts = [_failure(error, message_id)]
+        finally:
+            places.release()
+        async with turn:
+            await context.write(b"".join(parts))
+
+    async with asyncio.TaskGroup() as group:
+        async for message in messages:
+            await places.acquire()
+            group.create_task(serve(message))
+
+
+def _failure(error: Exception, message_id: str) -> bytes:
+    status = status_of(error)
+    if status.code is grpc.StatusCode.INTERNAL:
+        logger.error("request %s failed inside", message_id, exc_info=error)
+    response = pb.ModelInferResponse(id=message_id)
+    response.parameters["splitnn_code"].string_param = status.code.name
+    response.parameters["splitnn_error"].string_param = status.name
+    if status.retry_after_s is not None:
+        response.parameters["splitnn_retry_after_s"].double_param = status.retry_after_s
+    whole = pb.ModelStreamInferResponse(error_message=status.message or status.code.name, infer_response=response)
+    return whole.SerializeToString()
+
+
+def _status_in(received: Received, text: str) -> Status:
+    parameters = received.head.parameters
+    code = parameters["splitnn_code"].string_param
+    known = {each.name: each for each in grpc.StatusCode}
+    after_s = parameters["splitnn_retry_after_s"].double_param if "splitnn_retry_after_s" in parameters else None
+    return Status(known.get(code, grpc.StatusCode.UNKNOWN), text, parameters["splitnn_error"].string_param, after_s)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task itself is cancelled. Closing a channel cancels its calls, which looks alike."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

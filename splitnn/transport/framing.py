@@ -1,0 +1,300 @@
+"""Requests and answers as messages of the standard protocol, and back: the values of ``base.py`` on one side, bytes on
+the other. Both hosts use both directions, so what one writes is what the other reads.
+
+Tensors never enter a protobuf object (see ``wire.py``). A decoded tensor of codec ``raw`` is a view of the message.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import struct
+import time
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from google.protobuf.message import DecodeError
+
+from splitnn.errors import CodecError, PayloadTooLarge
+from splitnn.proto import open_inference_pb2 as pb
+from splitnn.transport.base import Answer, Clock, Parameter, Request, Timings
+from splitnn.transport.codec import CODECS, codec
+from splitnn.transport.contents import dtype_of, typed_contents, wire_datatype
+from splitnn.transport.layout import Layout, Payload, dtype_named, name_of
+from splitnn.transport.wire import entry, take_apart
+
+RAW_INPUTS, RAW_OUTPUTS = 7, 6  # raw_input_contents, raw_output_contents
+_INT64 = struct.Struct("<q")
+_TIMINGS = ("decode_s", "queue_s", "compute_s", "encode_s", "total_s")
+_MOST_TENSORS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a host accepts. The first guard of its memory, so never unlimited."""
+
+    message_bytes: int = 64 * 2**20
+    decoded_bytes: int = 256 * 2**20  # all tensors of a message together, gaps of their strides included
+    longest_s: float = 60.0  # the deadline of a request that brings none
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTensor:
+    """What encoding one tensor took."""
+
+    name: str
+    codec: str
+    raw_bytes: int
+    wire_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A message in parts: the serialised rest, then the tensors. ``b"".join(frame.parts)`` is the message."""
+
+    parts: list[Payload]
+    tensors: tuple[EncodedTensor, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message taken apart: everything but the tensors, their bytes, and the size of the whole."""
+
+    head: Any  # ModelInferRequest or ModelInferResponse
+    payloads: list[memoryview]
+    size_bytes: int
+
+
+def request_frame(request: Request, *, timeout_s: float, message_id: str) -> Frame:
+    """The request as a ModelInferRequest. The deadline travels as what is left of it.
+
+    Raises:
+        CodecError: a tensor cannot be encoded.
+        ValueError: no such codec.
+    """
+    head = pb.ModelInferRequest(
+        model_name=request.model,
+        model_version=request.version,
+        id=message_id,
+    )
+    _write_parameters(head.parameters, request.parameters)
+    head.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
+    if request.digest:
+        head.parameters["splitnn_digest"].string_param = request.digest
+    for name in request.wanted:
+        output = head.outputs.add(name=name)
+        if (chosen := request.codecs.get(name, "raw")) != "raw":
+            output.parameters["codec"].string_param = chosen
+    payloads, tensors = _encode(head.inputs, request.tensors, request.codecs)
+    return _frame(head, payloads, tensors, field=RAW_INPUTS)
+
+
+def answer_frame(answer: Answer, request: Request, *, message_id: str, arrived_s: float, clock: Clock) -> Frame:
+    """The answer as a ModelInferResponse, its tensors in the codecs that the request names for them.
+
+    ``arrived_s`` is when the request arrived, by ``clock``; its time in this host ends here.
+
+    Raises:
+        CodecError: a tensor cannot be encoded.
+        ValueError: no such codec.
+    """
+    head = pb.ModelInferResponse(model_name=request.model, model_version=answer.version, id=message_id)
+    _write_parameters(head.parameters, answer.parameters)
+    started = clock()
+    payloads, tensors = _encode(head.outputs, answer.tensors, request.codecs)
+    ended = clock()
+    timings = dataclasses.replace(answer.timings, encode_s=ended - started, total_s=ended - arrived_s)
+    for name in _TIMINGS:
+        head.parameters[f"splitnn_{name}"].double_param = getattr(timings, name)
+    return _frame(head, payloads, tensors, field=RAW_OUTPUTS)
+
+
+def receive_request(message: Payload) -> Received:
+    """Raises CodecError: not a ModelInferRequest."""
+    return _receive(message, pb.ModelInferRequest, field=RAW_INPUTS)
+
+
+def receive_answer(message: Payload) -> Received:
+    """Raises CodecError: not a ModelInferResponse."""
+    return _receive(message, pb.ModelInferResponse, field=RAW_OUTPUTS)
+
+
+def timeout_s_of(received: Received) -> float:
+    """Seconds that the request allows in its parameter ``timeout`` (Triton's, microseconds); infinite without one."""
+    if not received.head.parameters:
+        return math.inf
+    timeout = received.head.parameters["timeout"]
+    return (timeout.int64_param or timeout.uint64_param or math.inf) * 1e-6
+
+
+def read_request(received: Received, *, limits: Limits, deadline_s: float, request_id: str) -> Request:
+    """The request of any client of the protocol.
+
+    Raises:
+        CodecError: a tensor that is no tensor; the message names it.
+        PayloadTooLarge: the tensors would need more memory than the limits allow.
+    """
+    head = received.head
+    parameters = _read_parameters(head.parameters)
+    digest = parameters.pop("splitnn_digest", "")
+    parameters.pop("timeout", None)
+    codecs = {tensor.name: _codec_of(tensor) for tensor in (*head.inputs, *head.outputs)}
+    return Request(
+        model=head.model_name,
+        version=head.model_version,
+        digest=str(digest),
+        request_id=request_id,
+        tensors=_tensors(received, head.inputs, limits=limits),
+        codecs={name: chosen for name, chosen in codecs.items() if chosen != "raw"},
+        wanted=tuple(output.name for output in head.outputs),
+        parameters=parameters,
+        deadline_s=deadline_s,
+    )
+
+
+def read_answer(received: Received, *, limits: Limits) -> Answer:
+    """The answer of any server of the protocol. Raises CodecError and PayloadTooLarge as ``read_request`` does."""
+    head = received.head
+    parameters = _read_parameters(head.parameters)
+    timings = {name: parameters.pop(f"splitnn_{name}", 0.0) for name in _TIMINGS}
+    return Answer(
+        tensors=_tensors(received, head.outputs, limits=limits),
+        version=head.model_version,
+        timings=Timings(**{name: float(value) for name, value in timings.items()}),
+        parameters=parameters,
+        received_bytes=received.size_bytes,
+    )
+
+
+def codecs_in(received: Received) -> set[str]:
+    """Codecs of the tensors that came."""
+    return {_codec_of(tensor) for tensor in getattr(received.head, "inputs", ()) or received.head.outputs}
+
+
+def _encode(
+    entries: Any, tensors: Mapping[str, torch.Tensor | int], codecs: Mapping[str, str]
+) -> tuple[list[Payload], tuple[EncodedTensor, ...]]:
+    payloads: list[Payload] = []
+    encoded: list[EncodedTensor] = []
+    for name, value in tensors.items():
+        chosen = "raw" if isinstance(value, int) else codecs.get(name, "raw")
+        started = time.perf_counter()
+        try:
+            if isinstance(value, int):
+                payload: Payload = _INT64.pack(value)
+                entries.add(name=name, datatype="INT64").parameters["kind"].string_param = "int"
+            else:
+                layout = Layout.of(value)
+                dtype = name_of(value.dtype)
+                payload = codec(chosen).encode(value)
+                tensor = entries.add(name=name, datatype=wire_datatype(dtype), shape=layout.shape)
+                if chosen != "raw":
+                    tensor.parameters["codec"].string_param = chosen
+                if layout.strides:
+                    tensor.parameters["strides"].string_param = ",".join(map(str, layout.strides))
+        except (CodecError, struct.error) as error:
+            raise CodecError(f"tensor {name!r}: {error}") from error
+        seconds = time.perf_counter() - started
+        raw_bytes = 8 if isinstance(value, int) else value.numel() * value.element_size()
+        encoded.append(EncodedTensor(name, chosen, raw_bytes, len(payload), seconds))
+        payloads.append(payload)
+    return payloads, tuple(encoded)
+
+
+def _frame(head: Any, payloads: list[Payload], tensors: tuple[EncodedTensor, ...], *, field: int) -> Frame:
+    parts: list[Payload] = [head.SerializeToString()]
+    for payload in payloads:
+        parts += entry(field, payload)
+    return Frame(parts, tensors)
+
+
+def _receive(message: Payload, kind: Any, *, field: int) -> Received:
+    rest, payloads = take_apart(message, field)
+    try:
+        return Received(kind.FromString(rest), payloads, len(message))
+    except DecodeError as error:
+        raise CodecError(f"not a {kind.DESCRIPTOR.name}: {error}") from error
+
+
+def _tensors(received: Received, entries: Any, *, limits: Limits) -> dict[str, torch.Tensor | int]:
+    if len(entries) > _MOST_TENSORS:
+        raise PayloadTooLarge(f"{len(entries)} tensors in one message; at most {_MOST_TENSORS}")
+    if received.payloads and len(received.payloads) != len(entries):
+        raise CodecError(f"{len(entries)} tensors are described but {len(received.payloads)} have raw contents")
+    layouts: dict[str, Layout] = {}
+    decoded_bytes = 0
+    for tensor in entries:
+        if tensor.name in layouts:
+            raise CodecError(f"tensor {tensor.name!r} comes twice")
+        try:
+            layout = layouts[tensor.name] = Layout(tuple(tensor.shape), _strides_of(tensor))
+            decoded_bytes += max(layout.elements, layout.span) * dtype_named(dtype_of(tensor.datatype)).itemsize
+        except CodecError as error:
+            raise CodecError(f"tensor {tensor.name!r}: {error}") from error
+    if decoded_bytes > limits.decoded_bytes:
+        raise PayloadTooLarge(f"the tensors take {decoded_bytes} bytes; at most {limits.decoded_bytes} are accepted")
+    result: dict[str, torch.Tensor | int] = {}
+    for i, tensor in enumerate(entries):
+        try:
+            layout, payload = layouts[tensor.name], received.payloads[i] if received.payloads else None
+            result[tensor.name] = _value(tensor, layout, payload)
+        except CodecError as error:
+            raise CodecError(f"tensor {tensor.name!r}: {error}") from error
+    return result
+
+
+def _value(tensor: Any, layout: Layout, payload: memoryview | None) -> torch.Tensor | int:
+    if payload is None:
+        return typed_contents(tensor, layout.shape)
+    dtype = dtype_of(tensor.datatype)
+    if tensor.parameters and tensor.parameters["kind"].string_param == "int":
+        if dtype != "int64" or len(payload) != _INT64.size:
+            raise CodecError(f"a plain integer is one INT64 of 8 bytes, not {tensor.datatype} of {len(payload)}")
+        return int(_INT64.unpack(payload)[0])
+    chosen = _codec_of(tensor)
+    if chosen not in CODECS:
+        raise CodecError(f"no codec is called {chosen!r}; there are {', '.join(CODECS)}")
+    return CODECS[chosen].decode(payload, layout.shape, dtype, layout.strides)
+
+
+def _codec_of(tensor: Any) -> str:
+    return str(tensor.parameters["codec"].string_param) or "raw" if tensor.parameters else "raw"
+
+
+def _strides_of(tensor: Any) -> tuple[int, ...]:
+    text = str(tensor.parameters["strides"].string_param) if tensor.parameters else ""
+    try:
+        return tuple(int(part) for part in text[:1000].split(",")) if text else ()
+    except ValueError as error:
+        raise CodecError(f"strides {text[:100]!r} are no list of integers") from error
+
+
+def _write_parameters(target: MutableMapping[str, Any], parameters: Mapping[str, Parameter]) -> None:
+    for name, value in parameters.items():
+        match value:
+            case bool():
+                target[name].bool_param = value
+            case int():
+                target[name].int64_param = value
+            case float():
+                target[name].double_param = value
+            case _:
+                target[name].string_param = value
+
+
+def _read_parameters(source: Mapping[str, Any]) -> dict[str, Parameter]:
+    return {
+        name: getattr(value, choice)
+        for name, value in source.items()
+        if (choice := value.WhichOneof("parameter_choice"))
+    }
