@@ -114,10 +114,6 @@ class Pipeline:
             wanted=part.outputs,
         )
         answer = await self._transports[hop].infer(request)
-        self._instrument.request_sent(request_id=progress.request_id, wire_bytes=answer.sent_bytes)
-        self._instrument.answer_received(
-            request_id=progress.request_id, wire_bytes=answer.received_bytes, seconds=answer.elapsed_s
-        )
         return self._after(replace(progress, answers=(*progress.answers, answer)), answer.tensors)
 
     async def finish_here(self, progress: Progress) -> Progress:

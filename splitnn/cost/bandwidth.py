@@ -1,0 +1,190 @@
+"""What a link is like, learnt from the transfers that were made anyway. Knows no torch and no transport.
+
+A transfer of n bytes takes a round trip and n * 8 / rate. The round trip is the least that was seen lately; the rate is
+the median over the last few transfers that were long enough to tell, or the Theil-Sen slope over more of them where
+their sizes differ and it agrees: it needs no round trip. Plain averages and least squares lose to one outlier. After a
+pause TCP starts slowly and the link *is* slower for the next request: such transfers are kept apart.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from splitnn.cost.network import Link
+
+IDLE_S = 1.0
+"""A connection that was silent for so long starts slowly again."""
+
+_WINDOW_S = 30.0  # of the least round trip
+_KEPT = 20  # transfers
+_RECENT = 5  # of them make the median
+_STEP_RUN = 3  # transfers in a row that are off the same way mean that the link has changed
+_STEP = 0.25
+_SLOPES = 10  # pairs of different size that a slope needs
+_SIZE_RATIO = 1.5  # of such a pair
+_GAPS = 5
+
+_Meaning = Literal["rate", "at least", "at most"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Transfer:
+    size_bytes: float  # upwards; what came down counts as what it would have been upwards
+    seconds: float  # on the network
+    rate_bps: float
+    meaning: _Meaning
+
+
+class LinkEstimator:
+    """The link between here and one other host.
+
+    The two directions' rates keep the ratio that the first guess gives them: answers are small and say nothing of
+    their own. Requests that overlap share the link, and the estimate is what one of them sees. ``clock`` is
+    ``time.monotonic`` or a test's own.
+    """
+
+    def __init__(self, guess: tuple[Link, Link], *, clock: Callable[[], float] = time.monotonic) -> None:
+        """``guess`` is what is believed before the first transfer, upwards and downwards."""
+        up, down = guess
+        self._guess_bps = up.bandwidth_bps
+        self._down_over_up = down.bandwidth_bps / up.bandwidth_bps
+        self._guess_round_trip_s = up.latency_s + down.latency_s
+        self._clock = clock
+        self._warm: deque[_Transfer] = deque(maxlen=_KEPT)
+        self._after_idle: deque[_Transfer] = deque(maxlen=_KEPT)
+        self._pings: deque[tuple[float, float]] = deque(maxlen=64)  # when, seconds
+        self._whole: deque[tuple[float, float]] = deque(maxlen=64)  # of transfers: no round trip is longer than one
+        self._gaps_s: deque[float] = deque(maxlen=_GAPS)
+        self._run: list[_Transfer] = []  # the latest transfers that are off the same way,
+        self._run_off = 0.0  # and which way
+        self._last_end_s: float | None = None
+        self._measured_s: float | None = None
+
+    def observe(self, sent_bytes: int, elapsed_s: float, *, received_bytes: int = 0, far_s: float = 0.0) -> None:
+        """A request and its answer that ended now: ``elapsed_s`` in all, ``far_s`` of it inside the other host."""
+        network_s = max(elapsed_s - far_s, 1e-6)
+        size = sent_bytes + received_bytes / self._down_over_up
+        self._whole.append((self._clock(), network_s))
+        round_trip_s = self.round_trip_s
+        series = self._series_of(self._gap(elapsed_s))
+        if network_s > 2 * round_trip_s:
+            self._add(series, _Transfer(size, network_s, size * 8 / (network_s - round_trip_s), "rate"))
+        else:  # too quick to time, which may be news in itself
+            self._add(series, _Transfer(size, network_s, size * 8 / network_s, "at least"))
+
+    def observe_round_trip(self, seconds: float) -> None:
+        """A message of no size and its answer took so long."""
+        self._pings.append((self._clock(), seconds))
+        self._gap(seconds)
+
+    def observe_unfinished(self, sent_bytes: int, elapsed_s: float) -> None:
+        """A request was given up on after so long, though the other host lives: the rate is at most that."""
+        rate_bps = sent_bytes * 8 / max(elapsed_s - self.round_trip_s, elapsed_s / 2, 1e-6)
+        series = self._series_of(self._gap(elapsed_s))
+        self._add(series, _Transfer(sent_bytes, elapsed_s, rate_bps, "at most"))
+
+    @property
+    def round_trip_s(self) -> float:
+        """The least that was seen in the last 30 s; the latest when none was; the guess before that."""
+        since = self._clock() - _WINDOW_S
+        bounds = [seconds for at, seconds in self._whole if at >= since]
+        pings = [seconds for at, seconds in self._pings if at >= since]
+        latest = self._pings[-1][1] if self._pings else self._guess_round_trip_s
+        return min(*(pings or [latest]), *bounds, math.inf)
+
+    def bandwidth_bps(self, *, idle_s: float = 0.0) -> float:
+        """Payload bits per second upwards, for a transfer after a pause of ``idle_s``."""
+        own, other = self._warm, self._after_idle
+        if idle_s >= IDLE_S:
+            own, other = other, own
+        return _rate_bps(own) or _rate_bps(other) or self._guess_bps
+
+    def links(self, *, idle_s: float = 0.0) -> tuple[Link, Link]:
+        """Upwards and downwards, for a transfer after a pause of ``idle_s``."""
+        rate_bps, latency_s = self.bandwidth_bps(idle_s=idle_s), self.round_trip_s / 2
+        return Link(rate_bps, latency_s), Link(rate_bps * self._down_over_up, latency_s)
+
+    @property
+    def typical_idle_s(self) -> float:
+        """The median of the last few pauses between transfers: what the next one will probably follow."""
+        return statistics.median(self._gaps_s) if self._gaps_s else 0.0
+
+    @property
+    def measured(self) -> int:
+        """Transfers that the estimate rests on; 0 while it is the guess."""
+        return len(self._warm) + len(self._after_idle)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since a transfer last told the rate; infinite before the first."""
+        return math.inf if self._measured_s is None else self._clock() - self._measured_s
+
+    def _gap(self, elapsed_s: float) -> float:
+        """The silence before a transfer that ended now; a first one is preceded by a long silence."""
+        end_s = self._clock()
+        gap_s = IDLE_S if self._last_end_s is None else max(0.0, end_s - elapsed_s - self._last_end_s)
+        self._last_end_s = end_s
+        self._gaps_s.append(gap_s)
+        return gap_s
+
+    def _series_of(self, gap_s: float) -> deque[_Transfer]:
+        return self._after_idle if gap_s >= IDLE_S else self._warm
+
+    def _add(self, series: deque[_Transfer], new: _Transfer) -> None:
+        own_bps = _rate_bps(series)
+        believed_bps = own_bps or _rate_bps(self._warm) or _rate_bps(self._after_idle) or self._guess_bps
+        if new.meaning == "at least" and new.rate_bps <= believed_bps:
+            return
+        if new.meaning == "at most" and new.rate_bps >= believed_bps:
+            return
+        self._measured_s = self._clock()
+        series.append(new)
+        off = 0.0 if own_bps is None else new.rate_bps / own_bps - 1
+        if abs(off) <= _STEP or off * self._run_off < 0:
+            self._run = []
+        if abs(off) > _STEP:
+            self._run.append(new)
+            self._run_off = off
+        if len(self._run) >= _STEP_RUN:
+            self._forget_before(series)
+
+    def _forget_before(self, series: deque[_Transfer]) -> None:
+        """The link has changed: only the run that shows it still counts, in this series and in the other."""
+        run, self._run = self._run, []
+        self._warm.clear()
+        self._after_idle.clear()
+        series.extend(run)
+        began_s = self._clock() - sum(transfer.seconds for transfer in run)
+        while len(self._pings) > 1 and self._pings[0][0] < began_s:
+            self._pings.popleft()
+
+
+def _rate_bps(series: Sequence[_Transfer]) -> float | None:
+    """None when the series is empty."""
+    if not series:
+        return None
+    median_bps = statistics.median(transfer.rate_bps for transfer in list(series)[-_RECENT:])
+    slope_bps = _theil_sen_bps([transfer for transfer in series if transfer.meaning == "rate"])
+    if slope_bps is not None and abs(slope_bps / median_bps - 1) <= _STEP:
+        return slope_bps
+    return median_bps
+
+
+def _theil_sen_bps(transfers: Sequence[_Transfer]) -> float | None:
+    """The median of what each pair of clearly different sizes says; None when there are too few pairs."""
+    slopes = [
+        (a.seconds - b.seconds) / ((a.size_bytes - b.size_bytes) * 8)
+        for a, b in combinations(transfers, 2)
+        if max(a.size_bytes, b.size_bytes) >= _SIZE_RATIO * min(a.size_bytes, b.size_bytes)
+    ]
+    if len(slopes) < _SLOPES:
+        return None
+    seconds_per_bit = statistics.median(slopes)
+    return 1 / seconds_per_bit if seconds_per_bit > 0 else None

@@ -1,0 +1,192 @@
+"""Synthetic links of known rate: the estimate must find it, through jitter, outliers, pauses and steps."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from splitnn.cost.bandwidth import LinkEstimator
+from splitnn.cost.network import Link, parse_link
+
+
+class FakeLink:
+    """Makes transfers on a clock of its own and tells an estimator."""
+
+    def __init__(self, link: str, *, guess: str = "5Mbps/50ms", seed: int = 0) -> None:
+        self.now_s = 100.0
+        self.chance = random.Random(seed)
+        self.estimator = LinkEstimator(parse_link(guess), clock=lambda: self.now_s)
+        self.set(link)
+
+    def set(self, link: str) -> None:
+        self.up, self.down = parse_link(link)
+
+    def send(
+        self,
+        size_bytes: int,
+        *,
+        received_bytes: int = 0,
+        pause_s: float = 0.05,
+        times: float = 1.0,
+        far_s: float = 0.03,
+    ) -> None:
+        self.now_s += pause_s
+        network_s = self.up.transfer_seconds(size_bytes) + self.down.transfer_seconds(received_bytes)
+        elapsed_s = network_s * times + far_s
+        self.now_s += elapsed_s
+        self.estimator.observe(size_bytes, elapsed_s, received_bytes=received_bytes, far_s=far_s)
+
+    def ping(self) -> None:
+        self.now_s += self.up.latency_s + self.down.latency_s
+        self.estimator.observe_round_trip(self.up.latency_s + self.down.latency_s)
+
+    def error(self, *, idle_s: float = 0.0) -> float:
+        return self.estimator.bandwidth_bps(idle_s=idle_s) / self.up.bandwidth_bps - 1
+
+
+LINKS = ["1Mbps/10ms", "1Mbps/40ms", "10Mbps/10ms", "10Mbps/40ms", "100Mbps/10ms", "100Mbps/40ms"]
+
+
+def test_before_the_first_transfer_the_guess_is_the_estimate() -> None:
+    guess = parse_link("2Mbps:20Mbps/40ms")
+    estimator = LinkEstimator(guess, clock=lambda: 0.0)
+    assert estimator.links() == guess
+    assert estimator.links(idle_s=9) == guess
+    assert estimator.measured == 0
+    assert estimator.age_s == math.inf
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_rate_of_a_steady_link_is_found_within_5_percent_despite_jitter_and_outliers(link: str, seed: int) -> None:
+    fake = FakeLink(link, seed=seed)
+    largest = fake.up.bandwidth_bps * 0.4 / 8
+    for n in range(40):
+        if n % 5 == 0:
+            fake.ping()
+        outlier = 4.0 if n % 11 == 7 else 1 + abs(fake.chance.gauss(0, 0.01))
+        fake.send(int(largest * fake.chance.uniform(0.3, 1)), received_bytes=4000, times=outlier)
+    assert abs(fake.error()) < 0.05
+    assert fake.estimator.round_trip_s == pytest.approx(fake.up.latency_s + fake.down.latency_s, rel=0.05)
+
+
+def test_slope_over_sizes_needs_no_round_trip() -> None:
+    fake = FakeLink("10Mbps/40ms", guess="5Mbps/1ms")  # nobody pinged, and the guess hides 39 ms
+    for n in range(20):
+        fake.send(100_000 + 20_000 * n)
+    assert abs(fake.error()) < 0.01
+
+
+def test_answers_count_by_the_ratio_of_the_guess() -> None:
+    fake = FakeLink("2Mbps:20Mbps/20ms", guess="1Mbps:10Mbps/20ms")
+    fake.ping()
+    for _ in range(5):
+        fake.send(20_000, received_bytes=200_000)
+    assert abs(fake.error()) < 0.01
+    up, down = fake.estimator.links()
+    assert down.bandwidth_bps / up.bandwidth_bps == pytest.approx(10)
+
+
+@pytest.mark.parametrize(("before", "after"), [("10Mbps/20ms", "2Mbps/20ms"), ("2Mbps/20ms", "10Mbps/20ms")])
+def test_step_is_followed_within_three_transfers(before: str, after: str) -> None:
+    fake = FakeLink(before)
+    fake.ping()
+    for n in range(30):
+        fake.send(64_000 + 1000 * n)
+    assert abs(fake.error()) < 0.02
+    fake.set(after)
+    for _ in range(3):
+        fake.send(64_000)
+    assert abs(fake.error()) < 0.05
+
+
+def test_one_or_two_slow_transfers_are_no_step() -> None:
+    fake = FakeLink("10Mbps/20ms")
+    fake.ping()
+    for _ in range(6):
+        fake.send(64_000)
+    for _ in range(2):
+        fake.send(64_000, times=8)
+    assert abs(fake.error()) < 0.1
+
+
+def test_tiny_transfers_say_nothing_of_a_slow_link() -> None:
+    fake = FakeLink("1Mbps/40ms")
+    fake.ping()
+    for _ in range(5):
+        fake.send(50_000)
+    for _ in range(20):
+        fake.send(300)
+    assert abs(fake.error()) < 0.05
+
+
+def test_transfers_too_quick_to_time_still_show_that_a_link_got_better() -> None:
+    fake = FakeLink("1Mbps/40ms")
+    fake.ping()
+    for _ in range(10):
+        fake.send(20_000)
+    fake.set("100Mbps/40ms")
+    for _ in range(3):
+        fake.send(20_000)
+    assert fake.estimator.bandwidth_bps() > 3e6  # 20 kB within one round trip: at least 3.9 Mbit/s
+
+
+def test_after_a_pause_the_slow_start_is_part_of_the_estimate_and_stays_out_of_the_warm_one() -> None:
+    fake = FakeLink("20Mbps/20ms")
+    fake.ping()
+    for n in range(24):
+        cold = n % 2 == 0
+        fake.send(100_000, pause_s=2.0 if cold else 0.1, times=2.0 if cold else 1.0)
+    assert abs(fake.error()) < 0.02
+    assert fake.error(idle_s=2.0) < -0.4
+
+
+def test_a_pause_says_what_the_next_transfer_will_follow() -> None:
+    fake = FakeLink("20Mbps/20ms")
+    for _ in range(6):
+        fake.send(50_000, pause_s=3.0)
+    assert fake.estimator.typical_idle_s == pytest.approx(3.0)
+
+
+def test_an_unfinished_transfer_lowers_the_estimate_and_never_raises_it() -> None:
+    fake = FakeLink("10Mbps/20ms")
+    fake.ping()
+    for _ in range(5):
+        fake.send(100_000)
+    for _ in range(3):
+        fake.now_s += 4
+        fake.estimator.observe_unfinished(100_000, 4.0)
+    assert fake.estimator.bandwidth_bps() < 0.25e6
+    before_bps = fake.estimator.bandwidth_bps()
+    fake.estimator.observe_unfinished(100_000, 0.1)
+    assert fake.estimator.bandwidth_bps() == before_bps
+
+
+def test_round_trip_is_forgotten_after_its_window() -> None:
+    fake = FakeLink("10Mbps/20ms")
+    fake.ping()
+    fake.set("10Mbps/60ms")
+    fake.now_s += 31
+    fake.ping()
+    assert fake.estimator.round_trip_s == pytest.approx(0.06)
+
+
+def test_any_series_gives_a_usable_link(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(50):
+        now_s = 0.0
+        estimator = LinkEstimator((Link(1e6), Link(1e6)), clock=lambda: now_s)  # noqa: B023 - the loop's own clock
+        for _ in range(chance.randint(1, 40)):
+            elapsed_s = 10 ** chance.uniform(-7, 2)
+            now_s += chance.choice([0.0, 0.3, 5.0]) + elapsed_s
+            size = int(10 ** chance.uniform(0, 7))
+            match chance.randrange(3):
+                case 0:
+                    estimator.observe(size, elapsed_s, received_bytes=chance.randrange(5000), far_s=chance.random())
+                case 1:
+                    estimator.observe_round_trip(elapsed_s)
+                case _:
+                    estimator.observe_unfinished(size, elapsed_s)
+            for link in (*estimator.links(), *estimator.links(idle_s=3)):  # Link itself refuses what is not usable
+                assert link.bandwidth_bps > 0
