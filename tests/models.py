@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from splitnn.graph.capture import capture
+from splitnn.graph.model import Model
 
 Factory = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
 
@@ -132,6 +136,7 @@ class Tables(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(9, 4))
+        self.index: Tensor
         self.register_buffer("index", torch.randint(0, 9, (5, 5)))
         self.proj = nn.Linear(4, 4)
 
@@ -145,6 +150,7 @@ class Counter(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.seen: Tensor
         self.register_buffer("seen", torch.zeros(()))
         self.scale = nn.Parameter(torch.tensor([1.5, 2.5]))
 
@@ -236,3 +242,9 @@ TINY: dict[str, Factory] = {
     "recurrent": _seeded(Recurrent, (1, 5, 4), (1, 2)),
     "integers": _integers,
 }
+
+
+@functools.cache
+def captured(name: str) -> Model:
+    """The tiny model of that name, captured once for all tests (a model does not change)."""
+    return capture(*TINY[name]())

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
-from splitnn.cli import plan, profile
+from splitnn.cli import check, models, pack, plan, profile
 from splitnn.errors import SplitnnError
 
 
@@ -24,7 +24,7 @@ class Command(Protocol):
         ...
 
 
-COMMANDS: tuple[Command, ...] = (profile, plan)
+COMMANDS: tuple[Command, ...] = (models, check, pack, profile, plan)
 """In the order of the help."""
 
 BAD_INPUT = 2
@@ -33,6 +33,7 @@ BROKEN_PIPE = 141
 
 _EPILOG = """\
 a first tour:
+  splitnn check efficientnet_lite0
   splitnn profile efficientnet_lite0 -o device.json --host device --slowdown 8
   splitnn profile efficientnet_lite0 -o cloud.json --host cloud
   splitnn plan efficientnet_lite0 --device device.json --cloud cloud.json --link 10Mbps/20ms

@@ -90,8 +90,10 @@ def _functional(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: ShapesCollection | None
 ) -> ExportedProgram:
     with torch.no_grad():
-        exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
-        return exported.run_decompositions({})  # cut the functional graph only: in-place operators see through a cut
+        exported: ExportedProgram = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]  # torch takes a ShapesCollection
+        # cut the functional graph only: an in-place operator reaches through a cut
+        functional: ExportedProgram = exported.run_decompositions({})
+        return functional
 
 
 def _batched(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], ShapesCollection]:
@@ -119,7 +121,8 @@ def _weights(exported: ExportedProgram, translation: Translation) -> dict[str, t
     copies: dict[tuple[int, torch.Size, tuple[int, ...]], torch.Tensor] = {}
     weights: dict[str, torch.Tensor] = {}
     for name in translation.program.weights:
-        source = exported.state_dict[name] if name in exported.state_dict else exported.constants[name]
+        target = translation.sources[name]
+        source = exported.state_dict[target] if target in exported.state_dict else exported.constants[target]
         if not isinstance(source, torch.Tensor):
             raise CaptureError(f"the module holds {name!r}, a {type(source).__name__}; only tensors can travel")
         key = (source.data_ptr(), source.shape, source.stride())

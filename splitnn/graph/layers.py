@@ -64,7 +64,7 @@ def _spec(value: Any, symbolic: Any, samples: int) -> TensorSpec:
     if not isinstance(value, torch.Tensor):
         return TensorSpec((), "int")
     shape = tuple(value.shape)
-    order = tuple(sorted(range(value.ndim), key=lambda i: (-value.stride(i), i)))
+    order = tuple(sorted(range(value.ndim), key=lambda i: (-value.stride()[i], i)))
     return TensorSpec(
         shape=shape,
         dtype=str(value.dtype).removeprefix("torch."),

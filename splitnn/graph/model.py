@@ -79,7 +79,7 @@ def weight_digest(tensor: torch.Tensor) -> str:
     """SHA-256 over shape, dtype and elements."""
     found = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}\n".encode())
     if tensor.numel():
-        found.update(memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

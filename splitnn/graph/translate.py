@@ -28,6 +28,7 @@ class Translation:
     program: Program
     outputs: tuple[str, ...]
     result: Structure
+    sources: Mapping[str, str]  # weight -> its name in the module
     layers: Mapping[str, str]  # node -> name of its layer
     modules: Mapping[str, str]  # node -> dotted name of the module that it comes from
     parts: Mapping[str, tuple[str, ...]]  # node with several results -> the values taken out of it
@@ -47,9 +48,10 @@ def translate(exported: ExportedProgram) -> Translation:
     names = layers | _output_names(exported, layers) | weights | {name: name for name in inputs}
     nodes = [_node(node, names, exported.graph_module) for node in graph.nodes if node.op == "call_function"]
     outputs, extra, result = _results(exported, graph, names)
+    read = {name for node in (*nodes, *extra) for name in node.reads}
     program = Program(
         inputs=tuple(inputs),
-        weights=tuple(dict.fromkeys(weights.values())),
+        weights=tuple(name for name in dict.fromkeys(weights.values()) if name in read),
         nodes=(*nodes, *extra),
         outputs=tuple(Ref(name) for name in outputs),
     )
@@ -58,6 +60,11 @@ def translate(exported: ExportedProgram) -> Translation:
         program=program,
         outputs=outputs,
         result=result,
+        sources={
+            weights[spec.arg.name]: str(spec.target)
+            for spec in exported.graph_signature.input_specs
+            if spec.kind in _WEIGHTS
+        },
         layers={names[node.name]: layers[node.name].removesuffix("()") for node in calls},
         modules={names[node.name]: _owner(node)[0] for node in calls},
         parts={names[node.name]: tuple(names[user.name] for user in node.users) for node in calls if _is_several(node)},
@@ -161,7 +168,7 @@ def _output_names(exported: ExportedProgram, names: Mapping[str, str]) -> dict[s
     better: dict[str, str] = {}
     for (path, _), spec in zip(keyed, user, strict=True):
         source = getattr(spec.arg, "name", None)
-        if source not in names or source in better:
+        if not isinstance(source, str) or source not in names or source in better:
             continue
         parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))) for key in path]
         words = ".".join(parts)

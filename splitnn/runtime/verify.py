@@ -78,10 +78,11 @@ def check(
 def identical(one: Value, other: Value) -> bool:
     """Whether two values have one type, one shape and the same bits (NaN equals NaN, 0.0 differs from -0.0)."""
     if not (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)):
-        return type(one) is type(other) and one == other
+        return type(one) is type(other) and bool(one == other)
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))
+    left, right = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other))
+    return torch.equal(left, right)
 
 
 def _differences(model: Model, graph: Graph, expected: dict[str, Value], head: Collection[str]) -> tuple[bool, float]:
