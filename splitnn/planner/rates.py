@@ -1,0 +1,193 @@
+"""The planning problem as a function of the first hop's bandwidth, in exact arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from splitnn.cost.estimate import (
+    Codecs,
+    CostTable,
+    Transfer,
+    check_profiles,
+    codec_options,
+    nanoseconds,
+    tabulate,
+)
+from splitnn.cost.network import Topology
+from splitnn.cost.profile import Profile
+from splitnn.graph.graph import Graph
+from splitnn.planner.layout import wired_tensors
+from splitnn.planner.pins import tier_ranges
+from splitnn.planner.plan import Mode, Plan
+from splitnn.planner.search import cheapest
+from splitnn.planner.terms import Terms, terms_of
+
+_NS = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One placement with its codecs: it takes ``fixed_ns + slope * x`` nanoseconds at x seconds a bit."""
+
+    fixed_ns: int
+    slope: Fraction
+    tiers: tuple[int, ...]
+    choices: tuple[Transfer, ...]  # what crosses the first hop
+    uses_hop: bool  # whether any layer lies beyond the first hop
+
+    @property
+    def slope_ns(self) -> float:
+        """Bits times nanoseconds a second."""
+        return float(self.slope)
+
+    def at(self, x: Fraction) -> Fraction:
+        """Nanoseconds at x seconds a bit."""
+        return self.fixed_ns + self.slope * x
+
+    def is_same(self, other: Line) -> bool:
+        """Whether both cost the same at every bandwidth."""
+        return (self.fixed_ns, self.slope) == (other.fixed_ns, other.slope)
+
+    def meets(self, other: Line) -> Fraction:
+        """Where two lines of different slopes cross."""
+        return (other.fixed_ns - self.fixed_ns) / (self.slope - other.slope)
+
+
+class RateProblem:
+    """All placements of one model, priced at any bandwidth of the first hop, whose round trip is left out.
+
+    ``down_per_up`` is how many times longer a bit takes down than up; with ``None`` the way down does not change.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        profiles: Mapping[str, Profile],
+        topology: Topology,
+        *,
+        codecs: Codecs,
+        mode: Mode,
+        pins: Mapping[str, str],
+        down_per_up: Fraction | None,
+    ) -> None:
+        self._graph = graph
+        self._model = check_profiles(graph, profiles, topology)
+        self._hosts = [host.name for host in topology.hosts]
+        self._table = tabulate(graph, profiles, topology, codecs=codecs)
+        self._mode: Mode = mode
+        self._down_per_up = down_per_up or Fraction(0)
+        fixed = replace(self._table, round_trip_ns=(0, *self._table.round_trip_ns[1:]))
+        self._download_bits = [0] * len(graph)  # of each layer: its results' bits whose way down varies
+        if down_per_up is not None:
+            fixed = replace(fixed, download_ns={t: (0, *costs[1:]) for t, costs in fixed.download_ns.items()})
+            for tensor in fixed.download_ns:
+                self._download_bits[graph.index[graph.producer[tensor]]] += graph.tensors[tensor].size_bytes * 8
+        self._terms = terms_of(graph, fixed, tier_ranges(graph, pins, self._hosts))
+        self._options = [
+            _undominated(codec_options(graph, tensor, 0, profiles=profiles, topology=topology, codecs=codecs))
+            for tensor in wired_tensors(graph)
+        ]
+
+    @property
+    def allows_local(self) -> bool:
+        """Whether the pins let the device run everything."""
+        return not any(self._terms.tiers.lowest)
+
+    def local(self) -> Line:
+        """The device alone."""
+        return Line(self._terms.on_device, Fraction(0), (0,) * len(self._graph), (), uses_hop=False)
+
+    def solve(self, x: Fraction) -> Line:
+        """The best placement and codecs at x seconds a bit."""
+        # Times x's denominator and the ratio's, everything is an integer again.
+        ratio = self._down_per_up
+        scale = x.denominator * ratio.denominator
+        per_bit = x.numerator * ratio.denominator * _NS
+        per_bit_down = x.numerator * ratio.numerator * _NS
+        priced = [
+            min([(fixed_ns * scale + bits * per_bit, i) for i, (fixed_ns, bits, _) in enumerate(options)])
+            for options in self._options
+        ]
+        best = cheapest(self._scaled(scale, per_bit_down, [cost for cost, _ in priced]))
+        line = self._line(best.tiers, [choice for _, choice in priced])
+        if line.at(x) * scale != best.latency_ns:
+            raise RuntimeError(f"defect of the planner: the cut and its line differ at {x} s a bit")
+        return line
+
+    def plan(self, line: Line, *, bandwidth_bps: float, round_trip_s: float) -> Plan:
+        """The line's plan, priced as ``estimate`` does it."""
+        return Plan.priced(
+            self._graph,
+            line.tiers,
+            table=self._table_at(line, bandwidth_bps, round_trip_s),
+            model=self._model,
+            hosts=self._hosts,
+            mode=self._mode,
+        )
+
+    def _scaled(self, scale: int, per_bit_down: int, carry: Sequence[int]) -> Terms:
+        terms = self._terms
+        first = [
+            cost * scale + bits * per_bit_down for cost, bits in zip(terms.move[0], self._download_bits, strict=True)
+        ]
+        return replace(
+            terms,
+            on_device=terms.on_device * scale,
+            move=[first, *([cost * scale for cost in row] for row in terms.move[1:])],
+            carry=[carry, *([cost * scale for cost in row] for row in terms.carry[1:])],
+            round_trip=[cost * scale for cost in terms.round_trip],
+        )
+
+    def _line(self, tiers: tuple[int, ...], choices: Sequence[int]) -> Line:
+        terms = self._terms
+        fixed_ns = terms.on_device + sum(terms.round_trip[: max(tiers, default=0)])
+        bits, download_bits = 0, 0
+        crossing = []
+        for layer, tier in enumerate(tiers):
+            fixed_ns += sum(row[layer] for row in terms.move[:tier])
+            if tier:
+                download_bits += self._download_bits[layer]
+        for number, wire in enumerate(terms.layout.wires):
+            source = tiers[wire.producer] if wire.producer >= 0 else 0
+            last = max([tiers[reader] for reader in wire.readers])
+            if source == 0 < last:
+                option_ns, option_bits, transfer = self._options[number][choices[number]]
+                fixed_ns += option_ns
+                bits += option_bits
+                crossing.append(transfer)
+            fixed_ns += sum([row[number] for row in terms.carry[max(1, source) : last]])
+        slope = (bits + download_bits * self._down_per_up) * _NS
+        return Line(fixed_ns, Fraction(slope), tiers, tuple(crossing), uses_hop=any(tiers))
+
+    def _table_at(self, line: Line, bandwidth_bps: float, round_trip_s: float) -> CostTable:
+        """The costs at that bandwidth, with the line's codecs."""
+        table = self._table
+        transfers = dict(table.transfers)
+        for choice in line.choices:
+            sent = choice._replace(wire_s=choice.size_bytes * 8 / bandwidth_bps)
+            transfers[choice.tensor] = (sent, *transfers[choice.tensor][1:])
+        download = table.download_ns
+        if self._down_per_up:
+            seconds_per_bit = float(self._down_per_up) / bandwidth_bps
+            download = {
+                tensor: (nanoseconds(self._graph.tensors[tensor].size_bytes * 8 * seconds_per_bit), *costs[1:])
+                for tensor, costs in download.items()
+            }
+        return replace(
+            table,
+            transfers=transfers,
+            download_ns=download,
+            round_trip_ns=(nanoseconds(round_trip_s), *table.round_trip_ns[1:]),
+        )
+
+
+def _undominated(options: Sequence[Transfer]) -> list[tuple[int, int, Transfer]]:
+    """Codecs as (nanoseconds, bits, transfer), the fewest bits first, without those that are never the quickest."""
+    kept: list[tuple[int, int, Transfer]] = []
+    for option in sorted(options, key=lambda o: (o.size_bytes, o.encode_s + o.decode_s, o.codec != "raw", o.codec)):
+        fixed_ns = nanoseconds(option.encode_s + option.decode_s)
+        if not kept or fixed_ns < kept[-1][0]:
+            kept.append((fixed_ns, option.size_bytes * 8, option))
+    return kept
