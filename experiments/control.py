@@ -56,7 +56,12 @@ class SteeredProcess:
 
     def __init__(self, command: Sequence[str], *, start_limit_s: float = 20.0, **popen: Any) -> None:
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for whoever steers, who then ends us in order
+            **popen,
         )
         self._lines = Lines()
         self._name = " ".join(command)
@@ -69,6 +74,9 @@ class SteeredProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def ask(self, message: dict[str, Any], *, limit_s: float = 10.0) -> dict[str, Any]:
         """Send one command and wait for its answer."""
