@@ -1,0 +1,151 @@
+"""Emulated links that exist: between namespaces where this machine can, by the proxy everywhere."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.calibration import LinkOffTarget, calibrate
+from experiments.hosts import Host
+from experiments.links import METHODS, EmulatedLink, Method, Shape, emulated_link
+from experiments.namespaces import namespace_pair, netem_command, tbf_command, why_not_netem, why_not_relay
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def why_no_namespaced_link() -> str | None:
+    try:
+        with namespace_pair() as pair:
+            if (no_netem := why_not_netem(pair)) and (no_relay := why_not_relay(pair)):
+                return f"netem: {no_netem}; relay: {no_relay}"
+    except RuntimeError as missing:
+        return str(missing)
+    return None
+
+
+@pytest.fixture(scope="module")
+def can_namespace() -> None:
+    if missing := why_no_namespaced_link():
+        pytest.skip(f"no link between namespaces here: {missing}")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("can_namespace")
+def test_5_mbit_and_20_ms_between_namespaces_measure_as_such() -> None:
+    with emulated_link(Shape(5e6, 5e6, rtt_s=0.02), methods=("netem", "tbf+relay")) as link:
+        measured = calibrate(link)  # refuses when more than 3 % off
+    assert 0.019 < measured.rtt_s < 0.03
+
+
+@pytest.mark.slow
+def test_5_mbit_and_20_ms_by_proxy_measure_as_such() -> None:
+    with emulated_link(Shape(5e6, 5e6, rtt_s=0.02), methods=("proxy",)) as link:
+        measured = calibrate(link)
+    assert 0.019 < measured.rtt_s < 0.04
+
+
+@pytest.fixture(params=["namespaces", "proxy"])
+def link(request: pytest.FixtureRequest) -> Iterator[EmulatedLink]:
+    methods: tuple[Method, ...] = ("proxy",) if request.param == "proxy" else ("netem", "tbf+relay")
+    if request.param == "namespaces" and (missing := why_no_namespaced_link()):
+        pytest.skip(f"no link between namespaces here: {missing}")
+    with emulated_link(Shape(20e6, 20e6, rtt_s=0.004), methods=methods) as link:
+        yield link
+
+
+class Echo:
+    """A server and a client on the two sides that send one byte there and back, by the real processes of a probe."""
+
+    def __init__(self, link: EmulatedLink, server: Host, device: Host) -> None:
+        command = [sys.executable, "-m", "experiments.link_probe", "serve", link.server_host]
+        serving = server.start(command, cwd=ROOT, stdout=subprocess.PIPE)
+        assert serving.stdout is not None
+        with serving.stdout as output:
+            self._address = link.address_of(int(output.readline()))
+        self._device = device
+
+    def answers(self, limit_s: float) -> bool:
+        command = [sys.executable, "-m", "experiments.link_probe", "measure", self._address, "3", "1:16384", "1:16384"]
+        asking = self._device.start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            output, _ = asking.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            asking.kill()
+            asking.communicate()
+            return False
+        return asking.returncode == 0 and json.loads(output)["rtt_s"] > 0.003
+
+
+@pytest.mark.slow
+def test_an_outage_passes_nothing_and_heals(link: EmulatedLink) -> None:
+    with Host("server", link=link, side="server") as server, Host("device", link=link, side="device") as device:
+        echo = Echo(link, server, device)
+        assert echo.answers(20)
+        link.block()
+        assert not echo.answers(1.5)
+        link.heal()
+        assert echo.answers(20)
+        link.set(up_bps=1e6, rtt_s=0.05)
+        assert link.shape == Shape(1e6, 20e6, rtt_s=0.05)
+        assert echo.answers(20)
+
+
+@pytest.mark.slow
+def test_a_link_that_is_not_what_it_says_is_refused() -> None:
+    class Liar:
+        """Says 4 Mbit/s, does 2."""
+
+        def __init__(self, link: EmulatedLink) -> None:
+            self.method: Method = link.method
+            self.cannot = link.cannot
+            self.server_host = link.server_host
+            self.shape = Shape(4e6, 4e6)
+            self.namespace = link.namespace
+            self.address_of = link.address_of
+            self.block = link.block
+            self.heal = link.heal
+
+        def set(self, **changes: float) -> None:
+            pass
+
+    with emulated_link(Shape(2e6, 2e6), methods=("proxy",)) as link, pytest.raises(LinkOffTarget, match=r"up -50"):
+        calibrate(Liar(link), tries=1)
+
+
+def test_a_proxy_is_not_passed_off_as_a_link_with_losses() -> None:
+    with (
+        pytest.raises(RuntimeError, match="no jitter and no loss"),
+        emulated_link(Shape(1e6, 1e6, rtt_s=0.02, loss=0.01), methods=("proxy",)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"up_bps": 0.0}, {"down_bps": float("nan")}, {"rtt_s": -1.0}, {"jitter_s": 0.2}, {"loss": 1.0}, {"loss": -0.1}],
+)
+def test_no_link_has_a_shape_of_nonsense(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"rates|jitter|loss"):
+        Shape(**({"up_bps": 1e6, "down_bps": 1e6, "rtt_s": 0.1} | wrong))
+
+
+def test_netem_gets_all_of_the_shape_and_tbf_the_rate_without_the_header_that_a_tun_device_lacks() -> None:
+    netem = " ".join(netem_command("ns", 5e6, latency_s=0.01, jitter_s=0.002, loss=0.01))
+    assert "rate 5000000bit delay 10000us 2000us loss 1.0000% limit 107" in netem
+    assert f"rate {5e6 * 1500 / 1514:.0f}bit burst 3100 limit 125000" in " ".join(tbf_command("ns", 5e6))
+
+
+def test_without_root_the_reason_names_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with (
+        pytest.raises(RuntimeError, match="need root"),
+        emulated_link(Shape(1e6, 1e6), methods=("netem", "tbf+relay")),
+    ):
+        pass
+    with emulated_link(Shape(1e6, 1e6), methods=METHODS) as link:
+        assert link.method == "proxy"
+        assert link.cannot
