@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from splitnn.graph.model import Model as Model
     from splitnn.planner.min_cut import plan as plan
     from splitnn.planner.plan import Plan as Plan
+    from splitnn.runtime.host import ModelHost as ModelHost
     from splitnn.runtime.pipeline import Pipeline as Pipeline
     from splitnn.runtime.stage import Stage as Stage
     from splitnn.runtime.stage import split as split
@@ -42,8 +43,9 @@ _HOME = {
     "Plan": "splitnn.planner.plan",
     "split": "splitnn.runtime.stage",
     "Stage": "splitnn.runtime.stage",
-    "Pipeline": "splitnn.runtime.pipeline",
+    "ModelHost": "splitnn.runtime.host",
     "LocalTransport": "splitnn.transport.local",
+    "Pipeline": "splitnn.runtime.pipeline",
 }
 
 __all__ = list(_HOME)

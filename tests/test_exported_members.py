@@ -16,7 +16,7 @@ PUBLIC_NAMES = [
     *("capture", "Model", "Graph"),
     *("profile", "Profile", "Host", "Link", "Topology", "estimate", "Cost"),
     *("plan", "Plan"),
-    *("split", "Stage", "Pipeline", "LocalTransport"),
+    *("split", "Stage", "ModelHost", "LocalTransport", "Pipeline"),
 ]
 TORCH_FREE = [
     "splitnn",

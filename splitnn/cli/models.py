@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([asdict(entry) | {"input": entry.input, "output": entry.output} for entry in entries]))
         return 0
-    table = Table("model", "weights", "input", "output", "source", "licence", box=None, header_style="bold")
+    table = Table("model", "weights", "input", "source", "licence", box=None, header_style="bold")
     for entry in entries:
-        table.add_row(entry.name, entry.weights, entry.input, entry.output, entry.source, entry.licence)
-    Console(width=None if Console().is_terminal else 160).print(table)
+        table.add_row(entry.name, entry.weights, entry.input, entry.source, entry.licence)
+    Console(width=None if Console().is_terminal else 200).print(table)
     if importlib.util.find_spec("torchvision") is None:
         print('most need: pip install "splitnn[models]"')
     return 0

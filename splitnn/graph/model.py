@@ -19,7 +19,7 @@ Value = torch.Tensor | int
 """What a wire of the graph carries: a tensor, or a plain integer that depends on the batch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A graph, the program behind it, its weights, and how the module nested its arguments and results.
 
@@ -34,6 +34,9 @@ class Model:
     result: Structure
     example: Mapping[str, torch.Tensor]  # inputs, by name, that it was captured with
     eager_difference: float = 0.0  # largest |program - module| on the example
+
+    def __repr__(self) -> str:
+        return f"Model({self.digest[:12]}, {len(self.graph)} layers, {len(self.weights)} weights)"
 
     def name_inputs(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """The model's arguments, given as the module takes them, by input name.
