@@ -27,6 +27,8 @@ _AT_ONCE = 64  # requests of one stream under way; then its reading waits
 class UnaryExchange:
     """A call for each message."""
 
+    carries_deadline = True
+
     def __init__(self, channel: grpc.aio.Channel, service: str) -> None:
         self._call: Any = channel.unary_unary(f"/{service}/ModelInfer", None, None)  # no serialisers: bytes both ways
         self._is_closed = False
@@ -54,6 +56,8 @@ class UnaryExchange:
 
 class StreamExchange:
     """One bidirectional stream for all messages; opened by the first and again after a failure."""
+
+    carries_deadline = False
 
     def __init__(self, channel: grpc.aio.Channel, service: str) -> None:
         self._open: Any = channel.stream_stream(f"/{service}/ModelStreamInfer", None, None)

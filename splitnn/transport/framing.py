@@ -6,7 +6,6 @@ Tensors never enter a protobuf object (see ``wire.py``). A decoded tensor of cod
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import struct
 import time
@@ -22,12 +21,12 @@ from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import Answer, Clock, Parameter, Request, Timings
 from splitnn.transport.codec import CODECS, codec
 from splitnn.transport.contents import dtype_of, typed_contents, wire_datatype
-from splitnn.transport.layout import Layout, Payload, dtype_named, name_of
+from splitnn.transport.layout import Layout, Payload, dtype_named, name_of, strides_of
 from splitnn.transport.wire import entry, take_apart
 
 RAW_INPUTS, RAW_OUTPUTS = 7, 6  # raw_input_contents, raw_output_contents
 _INT64 = struct.Struct("<q")
-_TIMINGS = ("decode_s", "queue_s", "compute_s", "encode_s", "total_s")
+_TIMINGS = tuple(f"splitnn_{stage}_s" for stage in ("decode", "queue", "compute", "encode", "total"))  # as in Timings
 _MOST_TENSORS = 4096
 
 
@@ -75,8 +74,8 @@ class Received:
     size_bytes: int
 
 
-def request_frame(request: Request, *, timeout_s: float, message_id: str) -> Frame:
-    """The request as a ModelInferRequest. The deadline travels as what is left of it.
+def request_frame(request: Request, *, message_id: str, timeout_s: float | None = None) -> Frame:
+    """The request as a ModelInferRequest. ``timeout_s`` goes with it where nothing else carries the deadline.
 
     Raises:
         CodecError: a tensor cannot be encoded.
@@ -88,7 +87,8 @@ def request_frame(request: Request, *, timeout_s: float, message_id: str) -> Fra
         id=message_id,
     )
     _write_parameters(head.parameters, request.parameters)
-    head.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
+    if timeout_s is not None:
+        head.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
     if request.digest:
         head.parameters["splitnn_digest"].string_param = request.digest
     for name in request.wanted:
@@ -99,10 +99,13 @@ def request_frame(request: Request, *, timeout_s: float, message_id: str) -> Fra
     return _frame(head, payloads, tensors, field=RAW_INPUTS)
 
 
-def answer_frame(answer: Answer, request: Request, *, message_id: str, arrived_s: float, clock: Clock) -> Frame:
+def answer_frame(
+    answer: Answer, request: Request, *, message_id: str, arrived_s: float, decode_s: float, clock: Clock
+) -> Frame:
     """The answer as a ModelInferResponse, its tensors in the codecs that the request names for them.
 
-    ``arrived_s`` is when the request arrived, by ``clock``; its time in this host ends here.
+    ``arrived_s`` is when the request arrived, by ``clock``; its time in this host ends here. ``decode_s`` is what
+    reading it took.
 
     Raises:
         CodecError: a tensor cannot be encoded.
@@ -113,9 +116,10 @@ def answer_frame(answer: Answer, request: Request, *, message_id: str, arrived_s
     started = clock()
     payloads, tensors = _encode(head.outputs, answer.tensors, request.codecs)
     ended = clock()
-    timings = dataclasses.replace(answer.timings, encode_s=ended - started, total_s=ended - arrived_s)
-    for name in _TIMINGS:
-        head.parameters[f"splitnn_{name}"].double_param = getattr(timings, name)
+    stages = (decode_s, answer.timings.queue_s, answer.timings.compute_s, ended - started, ended - arrived_s)
+    for name, seconds in zip(_TIMINGS, stages, strict=True):
+        if seconds:
+            head.parameters[name].double_param = seconds
     return _frame(head, payloads, tensors, field=RAW_OUTPUTS)
 
 
@@ -166,11 +170,10 @@ def read_answer(received: Received, *, limits: Limits) -> Answer:
     """The answer of any server of the protocol. Raises CodecError and PayloadTooLarge as ``read_request`` does."""
     head = received.head
     parameters = _read_parameters(head.parameters)
-    timings = {name: parameters.pop(f"splitnn_{name}", 0.0) for name in _TIMINGS}
     return Answer(
         tensors=_tensors(received, head.outputs, limits=limits),
         version=head.model_version,
-        timings=Timings(**{name: float(value) for name, value in timings.items()}),
+        timings=Timings(*(float(parameters.pop(name, 0.0)) for name in _TIMINGS)),
         parameters=parameters,
         received_bytes=received.size_bytes,
     )
@@ -194,14 +197,12 @@ def _encode(
                 payload: Payload = _INT64.pack(value)
                 entries.add(name=name, datatype="INT64").parameters["kind"].string_param = "int"
             else:
-                layout = Layout.of(value)
-                dtype = name_of(value.dtype)
                 payload = codec(chosen).encode(value)
-                tensor = entries.add(name=name, datatype=wire_datatype(dtype), shape=layout.shape)
+                tensor = entries.add(name=name, datatype=wire_datatype(name_of(value.dtype)), shape=value.shape)
                 if chosen != "raw":
                     tensor.parameters["codec"].string_param = chosen
-                if layout.strides:
-                    tensor.parameters["strides"].string_param = ",".join(map(str, layout.strides))
+                if strides := strides_of(value):
+                    tensor.parameters["strides"].string_param = ",".join(map(str, strides))
         except (CodecError, struct.error) as error:
             raise CodecError(f"tensor {name!r}: {error}") from error
         seconds = time.perf_counter() - started
@@ -231,48 +232,73 @@ def _tensors(received: Received, entries: Any, *, limits: Limits) -> dict[str, t
         raise PayloadTooLarge(f"{len(entries)} tensors in one message; at most {_MOST_TENSORS}")
     if received.payloads and len(received.payloads) != len(entries):
         raise CodecError(f"{len(entries)} tensors are described but {len(received.payloads)} have raw contents")
-    layouts: dict[str, Layout] = {}
-    decoded_bytes = 0
-    for tensor in entries:
-        if tensor.name in layouts:
-            raise CodecError(f"tensor {tensor.name!r} comes twice")
-        try:
-            layout = layouts[tensor.name] = Layout(tuple(tensor.shape), _strides_of(tensor))
-            decoded_bytes += max(layout.elements, layout.span) * dtype_named(dtype_of(tensor.datatype)).itemsize
-        except CodecError as error:
-            raise CodecError(f"tensor {tensor.name!r}: {error}") from error
+    arrived = [_described(tensor) for tensor in entries]
+    decoded_bytes = sum(_decoded_bytes(tensor) for tensor in arrived)
     if decoded_bytes > limits.decoded_bytes:
         raise PayloadTooLarge(f"the tensors take {decoded_bytes} bytes; at most {limits.decoded_bytes} are accepted")
     result: dict[str, torch.Tensor | int] = {}
-    for i, tensor in enumerate(entries):
+    for i, tensor in enumerate(arrived):
+        if tensor.name in result:
+            raise CodecError(f"tensor {tensor.name!r} comes twice")
         try:
-            layout, payload = layouts[tensor.name], received.payloads[i] if received.payloads else None
-            result[tensor.name] = _value(tensor, layout, payload)
+            if received.payloads:
+                result[tensor.name] = _value(tensor, received.payloads[i])
+            else:
+                result[tensor.name] = typed_contents(entries[i], tensor.shape)
         except CodecError as error:
             raise CodecError(f"tensor {tensor.name!r}: {error}") from error
     return result
 
 
-def _value(tensor: Any, layout: Layout, payload: memoryview | None) -> torch.Tensor | int:
-    if payload is None:
-        return typed_contents(tensor, layout.shape)
-    dtype = dtype_of(tensor.datatype)
-    if tensor.parameters and tensor.parameters["kind"].string_param == "int":
-        if dtype != "int64" or len(payload) != _INT64.size:
-            raise CodecError(f"a plain integer is one INT64 of 8 bytes, not {tensor.datatype} of {len(payload)}")
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What a message says about one of its tensors."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    codec: str
+    is_int: bool
+
+
+def _decoded_bytes(tensor: _Described) -> int:
+    try:
+        layout = Layout(tensor.shape, tensor.strides)
+        return max(layout.elements, layout.span) * dtype_named(tensor.dtype).itemsize
+    except CodecError as error:
+        raise CodecError(f"tensor {tensor.name!r}: {error}") from error
+
+
+def _described(tensor: Any) -> _Described:
+    name = tensor.name
+    try:
+        dtype, shape = dtype_of(tensor.datatype), tuple(tensor.shape)
+        if not tensor.parameters:
+            return _Described(name, dtype, shape, (), "raw", is_int=False)
+        texts = {key: str(value.string_param) for key, value in tensor.parameters.items()}
+        is_int = texts.get("kind") == "int"
+        return _Described(name, dtype, shape, _strides(texts), texts.get("codec") or "raw", is_int)
+    except CodecError as error:
+        raise CodecError(f"tensor {name!r}: {error}") from error
+
+
+def _value(tensor: _Described, payload: memoryview) -> torch.Tensor | int:
+    if tensor.is_int:
+        if tensor.dtype != "int64" or len(payload) != _INT64.size:
+            raise CodecError(f"a plain integer is one INT64 of 8 bytes, not {tensor.dtype} of {len(payload)} bytes")
         return int(_INT64.unpack(payload)[0])
-    chosen = _codec_of(tensor)
-    if chosen not in CODECS:
-        raise CodecError(f"no codec is called {chosen!r}; there are {', '.join(CODECS)}")
-    return CODECS[chosen].decode(payload, layout.shape, dtype, layout.strides)
+    if tensor.codec not in CODECS:
+        raise CodecError(f"no codec is called {tensor.codec!r}; there are {', '.join(CODECS)}")
+    return CODECS[tensor.codec].decode(payload, tensor.shape, tensor.dtype, tensor.strides)
 
 
 def _codec_of(tensor: Any) -> str:
     return str(tensor.parameters["codec"].string_param) or "raw" if tensor.parameters else "raw"
 
 
-def _strides_of(tensor: Any) -> tuple[int, ...]:
-    text = str(tensor.parameters["strides"].string_param) if tensor.parameters else ""
+def _strides(texts: Mapping[str, str]) -> tuple[int, ...]:
+    text = texts.get("strides", "")
     try:
         return tuple(int(part) for part in text[:1000].split(",")) if text else ()
     except ValueError as error:

@@ -20,6 +20,8 @@ from splitnn.graph.graph import DTYPE_BYTES
 
 Payload = bytes | memoryview
 MAX_DIMENSIONS = 32
+_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_BYTES if name != "int"}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_EXTENT = 2**48  # keeps the products of foreign shapes and strides far inside an int64
 
 
@@ -39,7 +41,7 @@ class Layout:
             raise CodecError(f"a tensor has at most {MAX_DIMENSIONS} dimensions, not {len(self.shape)}")
         if self.strides and len(self.strides) != len(self.shape):
             raise CodecError(f"strides {self.strides} do not fit the shape {self.shape}")
-        if any(size < 0 for size in self.shape) or any(stride < 0 for stride in self.strides):
+        if min(self.shape, default=0) < 0 or min(self.strides, default=0) < 0:
             raise CodecError(f"a shape or stride is negative: {self.shape}, {self.strides}")
         if max(math.prod(self.shape), self.span) > _MAX_EXTENT:
             raise CodecError(f"shape {self.shape} with strides {self.strides} is too large for any tensor")
@@ -47,19 +49,18 @@ class Layout:
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Layout:
         """The layout of a tensor; ``strides`` is ``()`` exactly when they are the contiguous ones."""
-        shape, strides = tuple(tensor.shape), tensor.stride()
-        return cls(shape, () if strides == _contiguous(shape) else strides)
+        return cls(tuple(tensor.shape), strides_of(tensor))
 
-    @cached_property
+    @property
     def elements(self) -> int:
         """Elements as the tensor counts them; an expanded one counts as often as it is seen."""
         return math.prod(self.shape)
 
-    @cached_property
+    @property
     def span(self) -> int:
         """Elements of storage from the first to the last one of the tensor, gaps included."""
-        if 0 in self.shape:
-            return 0
+        if not self.strides or self.elements == 0:
+            return self.elements
         strides = self.strides or _contiguous(self.shape)
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, strides, strict=True))
 
@@ -90,6 +91,8 @@ class Layout:
         """Shape of the compact form."""
         if self.elements == 0:
             return (0,)
+        if not self.strides:
+            return tuple(size for size in self.shape if size != 1)
         return (self.span,) if self.overlaps else tuple(self.shape[d] for d in self.order)
 
     def compact(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -101,6 +104,8 @@ class Layout:
         if tensor.layout != torch.strided or tensor.is_meta:
             raise CodecError(f"only dense tensors with storage can be sent, not {tensor.layout} on {tensor.device}")
         tensor = tensor.detach()
+        if not self.strides:
+            return tensor.cpu().view(self.compact_shape)
         if self.elements == 0:
             return tensor.reshape(-1).cpu()
         if self.overlaps:
@@ -119,7 +124,9 @@ class Layout:
 
     def rebuild(self, compact: torch.Tensor) -> torch.Tensor:
         """The tensor of exactly this layout; a view of ``compact`` unless there are gaps to fill."""
-        strides = self.strides or _contiguous(self.shape)
+        if not self.strides:
+            return compact.view(self.shape)
+        strides = self.strides
         if self.elements == 0:
             return torch.empty_strided(self.shape, strides, dtype=compact.dtype)
         if compact.numel() < self.span:
@@ -129,26 +136,34 @@ class Layout:
         return compact.as_strided(self.shape, strides, compact.storage_offset())
 
 
+def strides_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The strides of a tensor, ``()`` when they are the contiguous ones."""
+    strides = tensor.stride()
+    return () if strides == _contiguous(tuple(tensor.shape)) else strides
+
+
 def dtype_named(name: str) -> torch.dtype:
     """torch's dtype. Raises CodecError: no tensor of that dtype travels."""
-    if name not in DTYPE_BYTES or name == "int":
-        raise CodecError(f"no tensor of dtype {name!r} travels; these do: {sorted(DTYPE_BYTES.keys() - {'int'})}")
-    return getattr(torch, name)  # type: ignore[no-any-return]
+    if name not in _DTYPES:
+        raise CodecError(f"no tensor of dtype {name!r} travels; these do: {', '.join(_DTYPES)}")
+    return _DTYPES[name]
 
 
 def name_of(dtype: torch.dtype) -> str:
     """The dtype's name in ``TensorSpec``. Raises CodecError: no tensor of that dtype travels."""
-    name = str(dtype).removeprefix("torch.")
-    dtype_named(name)
-    return name
+    if dtype not in _NAMES:
+        raise CodecError(f"no tensor of {dtype} travels; these do: {', '.join(_NAMES.values())}")
+    return _NAMES[dtype]
 
 
 def bytes_of(contiguous: torch.Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor, not copied; it keeps the tensor alive."""
     if contiguous.numel() == 0:
         return memoryview(b"")
-    flat: Any = contiguous.view(-1).view(torch.uint8).numpy()  # numpy has no bfloat16, so bytes
-    return memoryview(flat)
+    if contiguous.dtype == torch.bfloat16:  # numpy has none
+        contiguous = contiguous.view(torch.int16)
+    array: Any = contiguous.numpy()
+    return memoryview(array).cast("B")
 
 
 def tensor_over(payload: Payload, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -163,7 +178,8 @@ def tensor_over(payload: Payload, shape: tuple[int, ...], dtype: torch.dtype) ->
     if expected == 0:
         return torch.empty(shape, dtype=dtype)
     _spend_read_only_warning()
-    return torch.frombuffer(payload, dtype=dtype).view(shape)
+    flat = torch.frombuffer(payload, dtype=dtype)
+    return flat if len(shape) == 1 else flat.view(shape)
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ class LocalTransport:
         """See ``Transport.infer``."""
         self._check_open()
         started = self._clock()
-        frame = request_frame(request, timeout_s=request.remaining_s(self._clock), message_id=request.request_id)
+        frame = request_frame(request, message_id=request.request_id)
         self._observe(frame, request)
         encoded = self._clock()
         try:
@@ -103,8 +103,9 @@ class LocalTransport:
         )
         decode_s = self._clock() - started
         answer = await self._next_stage(seen)
-        answer = dataclasses.replace(answer, timings=dataclasses.replace(answer.timings, decode_s=decode_s))
-        frame = answer_frame(answer, seen, message_id=request.request_id, arrived_s=started, clock=self._clock)
+        frame = answer_frame(
+            answer, seen, message_id=request.request_id, arrived_s=started, decode_s=decode_s, clock=self._clock
+        )
         return b"".join(frame.parts)
 
     async def _travel(self, link: Link | None, size_bytes: int) -> None:

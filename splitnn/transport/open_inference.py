@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 import grpc
 import grpc.aio
+import torch
 
 from splitnn.errors import DeadlineExceeded, InvalidInput, PayloadTooLarge
 from splitnn.instrument import Instrument
@@ -44,6 +45,8 @@ _QUICK_BYTES = 16 * 2**10  # below it a thread costs more than a codec
 
 class Exchange(Protocol):
     """One message there, one back."""
+
+    carries_deadline: bool  # else the message has to
 
     def naming(self, request_id: str) -> AbstractContextManager[str]: ...
 
@@ -96,7 +99,7 @@ class GrpcTransport:
         self._instrument.answer_received(
             request_id=request.request_id, wire_bytes=received.size_bytes, seconds=arrived - sent
         )
-        if _is_quick(codecs_in(received), received.size_bytes):
+        if received.size_bytes <= _QUICK_BYTES or codecs_in(received) == {"raw"}:
             answer = read_answer(received, limits=self._limits)
         else:
             answer = await asyncio.to_thread(read_answer, received, limits=self._limits)
@@ -119,16 +122,15 @@ class GrpcTransport:
 
     async def _encode(self, request: Request, message_id: str) -> bytes:
         def encode() -> tuple[Frame, bytes]:
-            timeout_s = request.remaining_s(self._clock)
-            frame = request_frame(request, timeout_s=timeout_s, message_id=message_id)
+            timeout_s = None if self._exchange.carries_deadline else request.remaining_s(self._clock)
+            frame = request_frame(request, message_id=message_id, timeout_s=timeout_s)
             if frame.size_bytes > self._limits.message_bytes:
                 raise PayloadTooLarge(
                     f"the request takes {frame.size_bytes} bytes; at most {self._limits.message_bytes} are sent"
                 )
             return frame, b"".join(frame.parts)
 
-        size = sum(tensor.nbytes for tensor in request.tensors.values() if not isinstance(tensor, int))
-        quick = _is_quick({request.codecs.get(name, "raw") for name in request.tensors}, size)
+        quick = _is_quick(request.tensors, request.codecs)
         frame, message = encode() if quick else await asyncio.to_thread(encode)
         for tensor in frame.tensors:
             self._instrument.tensor_encoded(
@@ -211,35 +213,42 @@ class _Front:
 
     async def _answer(self, received: Received, remaining_s: float | None = None) -> Frame:
         arrived_s = self._clock()
-        limits = self._limits
-        timeout_s = min(timeout_s_of(received), limits.longest_s if remaining_s is None else remaining_s)
+        stated_s = timeout_s_of(received)
+        if remaining_s is not None and remaining_s <= stated_s:
+            return await self._answer_by(arrived_s + remaining_s, received, arrived_s)  # gRPC cancels it by itself
+        timeout_s = min(stated_s, self._limits.longest_s)
+        async with asyncio.timeout(timeout_s):
+            return await self._answer_by(arrived_s + timeout_s, received, arrived_s)
+
+    async def _answer_by(self, deadline_s: float, received: Received, arrived_s: float) -> Frame:
         message_id = received.head.id
         if not message_id:
             self._unnamed += 1
-        async with asyncio.timeout(timeout_s):
-            deadline_s = arrived_s + timeout_s
-            request_id = message_id or f"unnamed-{self._unnamed}"
-            if _is_quick(codecs_in(received), received.size_bytes):
-                request = read_request(received, limits=limits, deadline_s=deadline_s, request_id=request_id)
-            else:
-                request = await asyncio.to_thread(
-                    read_request, received, limits=limits, deadline_s=deadline_s, request_id=request_id
-                )
-            decode_s = self._clock() - arrived_s
-            answer = await self._service.infer(request)
-            answer = dataclasses.replace(answer, timings=dataclasses.replace(answer.timings, decode_s=decode_s))
+        request_id = message_id or f"unnamed-{self._unnamed}"
 
-            def encode() -> Frame:
-                return answer_frame(answer, request, message_id=message_id, arrived_s=arrived_s, clock=self._clock)
+        def decode() -> Request:
+            return read_request(received, limits=self._limits, deadline_s=deadline_s, request_id=request_id)
 
-            size = sum(tensor.nbytes for tensor in answer.tensors.values() if not isinstance(tensor, int))
-            quick = _is_quick({request.codecs.get(name, "raw") for name in answer.tensors}, size)
-            frame = encode() if quick else await asyncio.to_thread(encode)
-        if frame.size_bytes > limits.message_bytes:
-            raise PayloadTooLarge(f"the answer takes {frame.size_bytes} bytes; at most {limits.message_bytes} are sent")
+        quick = received.size_bytes <= _QUICK_BYTES or codecs_in(received) == {"raw"}
+        request = decode() if quick else await asyncio.to_thread(decode)
+        decode_s = self._clock() - arrived_s
+        answer = await self._service.infer(request)
+
+        def encode() -> Frame:
+            return answer_frame(
+                answer, request, message_id=message_id, arrived_s=arrived_s, decode_s=decode_s, clock=self._clock
+            )
+
+        frame = encode() if _is_quick(answer.tensors, request.codecs) else await asyncio.to_thread(encode)
+        if frame.size_bytes > self._limits.message_bytes:
+            raise PayloadTooLarge(
+                f"the answer takes {frame.size_bytes} bytes; at most {self._limits.message_bytes} are sent"
+            )
         return frame
 
 
-def _is_quick(codecs: set[str], size_bytes: int) -> bool:
-    """Whether coding takes so little time that the event loop may do it itself."""
-    return size_bytes <= _QUICK_BYTES or codecs <= {"raw"}
+def _is_quick(tensors: Mapping[str, torch.Tensor | int], codecs: Mapping[str, str]) -> bool:
+    """Whether encoding takes so little time that the event loop may do it itself."""
+    if all(codecs.get(name, "raw") == "raw" for name in tensors):
+        return True
+    return sum(tensor.nbytes for tensor in tensors.values() if not isinstance(tensor, int)) <= _QUICK_BYTES

@@ -33,11 +33,15 @@ class Raw:
 
     def encode(self, tensor: torch.Tensor) -> Payload:
         name_of(tensor.dtype)
+        if tensor.is_contiguous() and tensor.is_cpu and not tensor.requires_grad:
+            return bytes_of(tensor)  # the usual case, quickly
         return bytes_of(Layout.of(tensor).compact(tensor))
 
     def decode(
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
+        if not strides and dtype != "bool" and min(shape, default=0) >= 0:
+            return tensor_over(payload, shape, dtype_named(dtype))  # the usual case, quickly
         layout = Layout(shape, strides)
         compact = tensor_over(payload, layout.compact_shape, dtype_named(dtype))
         if compact.dtype == torch.bool and bool((compact.view(torch.uint8) > 1).any()):
