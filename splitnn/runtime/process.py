@@ -9,11 +9,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
-LOG_LEVELS = ("debug", "info", "warning", "error")
+_LAST_WAIT_S = 1.0
 
 
 def keep_large_blocks() -> None:
@@ -50,7 +51,11 @@ def leave(status: int) -> int:
 
     The interpreter cannot end such a thread, and torch aborts when its own end meets one.
     """
-    if any(thread is not threading.main_thread() and thread.daemon for thread in threading.enumerate()):
+    until_s = time.monotonic() + _LAST_WAIT_S
+    ours = [thread for thread in threading.enumerate() if thread.daemon and thread is not threading.current_thread()]
+    for thread in ours:
+        thread.join(max(0.0, until_s - time.monotonic()))
+    if any(thread.is_alive() for thread in ours):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

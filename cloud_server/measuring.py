@@ -1,0 +1,63 @@
+"""Profiles of the models that came without one, measured while the server serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+
+from cloud_server.service import CloudService
+from splitnn.cost.profile import Profile
+from splitnn.cost.profiler import profile
+from splitnn.errors import SplitnnError
+from splitnn.graph.model import Model
+from splitnn.runtime.engine import Engine
+from splitnn.transport.codec import CODECS
+
+_log = logging.getLogger(__name__)
+HOST = "cloud"
+"""What a profile calls this machine; who plans may call it otherwise."""
+
+
+class _Stopped(Exception):
+    """The server ends."""
+
+
+class Measuring:
+    """Profiles models in the background, one after the other; stops between two readings."""
+
+    def __init__(self, service: CloudService, engine: Engine, *, threads: int) -> None:
+        self._service, self._engine, self._threads = service, engine, threads
+        self._ends = threading.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._task = asyncio.create_task(self._run())
+
+    def stop(self) -> None:
+        """No more measurements; the one under way ends with its next reading."""
+        self._ends.set()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        for name, model in self._service.unprofiled():
+            try:
+                measured = (await self._engine.run(lambda: self._measure(model), deadline_s=math.inf)).result  # noqa: B023
+            except _Stopped:
+                return
+            except (SplitnnError, ValueError, RuntimeError):
+                _log.exception("%s could not be measured; agents cannot plan with it", name)
+                continue
+            self._service.adopt(measured)
+            error = "" if measured.error is None else f", predictions within {measured.error:.0%}"
+            _log.info("measured %s: %.1f ms a request%s", name, measured.whole.wall_s * 1e3, error)
+
+    def _measure(self, model: Model) -> Profile:
+        def progress(done: float, what: str) -> None:
+            if self._ends.is_set():
+                raise _Stopped
+
+        return profile(model, host=HOST, codecs=CODECS, threads=self._threads, progress=progress)

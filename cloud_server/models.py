@@ -1,0 +1,122 @@
+"""Which models to serve, and how each comes into memory: from a folder of packages, or captured from the zoo."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from splitnn import zoo
+from splitnn.cost.profile import Profile
+from splitnn.errors import PackageError, ProfileMismatch
+from splitnn.graph.capture import capture
+from splitnn.graph.model import Model
+from splitnn.graph.package import is_package, load
+
+_log = logging.getLogger(__name__)
+_PROFILE = "profile.json"
+_MAX_PROFILE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One version of a model in memory, with the speed of this machine where that is known."""
+
+    name: str
+    version: str
+    model: Model
+    profile: Profile | None = None
+
+
+def load_models(models: str, profiles: Sequence[str] = ()) -> list[Loaded]:
+    """Everything that ``models`` names. A package that is broken is logged and left out; the others are served.
+
+    ``profiles`` are files; one beside a package (``profile.json``) is read where none of them fits.
+
+    Raises:
+        PackageError: the folder holds no package that can be served.
+        UnknownModel, CaptureError: a name is not in the zoo, or its model cannot be captured.
+        ProfileMismatch: a profile is of none of these models.
+        ValueError, OSError: a profile cannot be read.
+    """
+    given = {path: read_profile(Path(path)) for path in profiles}
+    folder = Path(models)
+    found = list(_packages(folder) if folder.is_dir() else _captured(models))
+    if not found:
+        raise PackageError(f"{models}: no model to serve; expected folders that `splitnn pack` wrote")
+    for path, profile in given.items():
+        fitting = [each for each in found if each.model.digest == profile.model]
+        if not fitting:
+            served = ", ".join(f"{each.name} {each.model.digest[:12]}" for each in found)
+            raise ProfileMismatch(f"{path} is a profile of model {profile.model[:12]}; served are {served}")
+        for each in fitting:
+            profile.check_fits(each.model.graph, each.model.digest)
+            found[found.index(each)] = replace(each, profile=profile)
+    return found
+
+
+def read_profile(path: Path) -> Profile:
+    """The profile in a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no profile; names the file.
+    """
+    if path.stat().st_size > _MAX_PROFILE_BYTES:
+        raise ValueError(f"{path}: a profile of {path.stat().st_size} bytes; at most {_MAX_PROFILE_BYTES} are read")
+    try:
+        return Profile.from_json(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _captured(names: str) -> Iterator[Loaded]:
+    for text in dict.fromkeys(name.strip() for name in names.split(",") if name.strip()):
+        _log.info("capturing %s", text)
+        yield Loaded(name=text.rpartition(":")[2], version="1", model=capture(*zoo.resolve(text)))
+
+
+def _packages(folder: Path) -> Iterator[Loaded]:
+    """The package that the folder is, or those in ``NAME/`` and ``NAME/VERSION/``. Hidden folders are being written."""
+    if is_package(folder):
+        yield from _package(folder, name=folder.resolve().name, version="1")
+        return
+    for child in _folders(folder):
+        if is_package(child):
+            yield from _package(child, name=child.name, version="1")
+            continue
+        versions = _folders(child)
+        if not versions:
+            _log.warning("%s is no model package; left out", child)
+        for version in versions:
+            if version.name.isascii() and version.name.isdigit():
+                yield from _package(version, name=child.name, version=version.name)
+            else:
+                _log.warning("%s: a version is a whole number, not %r; left out", child, version.name)
+
+
+def _package(folder: Path, *, name: str, version: str) -> Iterator[Loaded]:
+    try:
+        model = load(folder)
+    except (PackageError, OSError) as error:
+        _log.error("model %s version %s is not served: %s", name, version, error)
+        return
+    yield Loaded(name, version, model, _profile_beside(folder, model))
+
+
+def _profile_beside(folder: Path, model: Model) -> Profile | None:
+    try:
+        profile = read_profile(folder / _PROFILE)
+        profile.check_fits(model.graph, model.digest)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, ProfileMismatch) as error:
+        _log.warning("the profile is not used: %s", error)
+        return None
+    return profile
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
