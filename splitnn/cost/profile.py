@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -35,8 +35,9 @@ class CodecCost:
 class Profile:
     """Seconds of each layer of one model on one host, additive along any cut.
 
-    ``layers`` was scaled to meet measured heads, because layer times alone do not add up; ``error`` says how well it
-    does: the median relative error of predicted against measured heads that the scaling did not use.
+    ``layers`` was scaled to meet measured heads, because layer times alone do not add up. How far to trust them:
+    ``error`` and ``tail_error`` are the median relative errors of predicted against measured heads and tails that the
+    scaling did not use, ``drift`` is the fraction by which the whole model's time changed while it was measured.
     ``codecs`` gives, for each tensor and codec name, the encoded size on the example and both directions' seconds.
     """
 
@@ -48,7 +49,9 @@ class Profile:
     engine: str = "torch"
     threads: int = 1
     codecs: Mapping[str, Mapping[str, CodecCost]] = field(default_factory=dict)
-    error: float | None = None
+    error: float | None = None  # None where the model was too small to tell
+    tail_error: float | None = None
+    drift: float = 0.0
     machine: Mapping[str, str] = field(default_factory=dict)  # where, when and with what it was measured
 
     def __post_init__(self) -> None:
@@ -62,6 +65,15 @@ class Profile:
         """Planned seconds of one layer."""
         timing = self.layers[layer]
         return timing.cpu_s if self.clock == "cpu" else timing.wall_s
+
+    def slowdown_of(self, layers: Iterable[str], seconds: float) -> float:
+        """How many times slower than planned a host was that took so long for these layers (1 for no layers).
+
+        This is what ``Host.slowdown`` takes. It goes for the whole host: were only the layers corrected that ran, the
+        planner would run away to those that it has never seen slow.
+        """
+        planned = sum(self.seconds(layer) for layer in layers)
+        return seconds / planned if planned > 0 else 1.0
 
     def scaled(self, factor: float, host: str | None = None) -> Profile:
         """The same model on a host that is ``factor`` times slower."""
@@ -109,6 +121,8 @@ class Profile:
             "engine": self.engine,
             "threads": self.threads,
             "error": self.error,
+            "tail_error": self.tail_error,
+            "drift": self.drift,
             "machine": dict(self.machine),
             "whole": [self.whole.wall_s, self.whole.cpu_s, self.whole.spread_s],
             "layers": {name: [t.wall_s, t.cpu_s, t.spread_s] for name, t in self.layers.items()},
@@ -135,6 +149,8 @@ class Profile:
                 engine=str(data["engine"]),
                 threads=int(data["threads"]),
                 error=None if data["error"] is None else float(data["error"]),
+                tail_error=None if data["tail_error"] is None else float(data["tail_error"]),
+                drift=float(data["drift"]),
                 machine={str(k): str(v) for k, v in data["machine"].items()},
                 whole=Timing(*map(float, data["whole"])),
                 layers={str(name): Timing(*map(float, t)) for name, t in data["layers"].items()},

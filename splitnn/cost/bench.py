@@ -1,0 +1,143 @@
+"""A captured model on one torch device, ready to be timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+
+from splitnn.cost.measure import Reading
+from splitnn.graph.extract import extract, run_nodes
+from splitnn.graph.model import Callee, Model, Value
+from splitnn.graph.program import Node
+
+_EMPTY_READINGS = 101
+
+
+def read_clocks() -> Reading:
+    """Wall clock, and CPU time of the calling thread: with one torch thread, the one that does the work."""
+    return Reading(time.perf_counter(), time.thread_time())
+
+
+def clocks_of(device: str) -> Callable[[], Reading]:
+    """The clocks to measure work on ``device`` with; a GPU finishes its queue before they are read."""
+    if torch.device(device).type != "cuda":
+        return read_clocks
+
+    def synchronised() -> Reading:
+        torch.cuda.synchronize(device)
+        return read_clocks()
+
+    return synchronised
+
+
+class ModelBench:
+    """The stages of a model, compiled when first asked for; fed with what the example makes of every tensor."""
+
+    def __init__(self, model: Model, *, device: str = "cpu", now: Callable[[], Reading] | None = None) -> None:
+        self._model = model
+        self._device = device
+        self._now = now or clocks_of(device)
+        self._example: dict[str, Value] = {name: value.to(device) for name, value in model.example.items()}
+        self._nodes = [node for node in model.program.nodes if node.name not in model.program.constants]
+        self._layer_of = _owners(model, self._nodes)
+        self._kept = self._fixed_values()
+        self._heads: dict[int, tuple[Callee, Sequence[Value]]] = {}
+        self._tails: dict[int, tuple[Callee, Sequence[Value]]] = {}
+        empty = [self._timed(lambda: None)[1] for _ in range(_EMPTY_READINGS)]
+        self._overhead = Reading(median(e.wall_s for e in empty), median(e.cpu_s for e in empty))
+
+    def layers(self) -> Sequence[Reading]:
+        """Seconds of every layer: its call and those that take its results apart, without what is around them."""
+        graph = self._model.graph
+        wall, cpu = [0.0] * len(graph), [0.0] * len(graph)
+        took = Reading(0.0, 0.0)
+
+        def timed(operator: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+            nonlocal took
+            result, took = self._timed(operator, *args, **kwargs)
+            return result
+
+        with torch.inference_mode():
+            values = {**self._kept, **self._example}
+            for node, _ in run_nodes(self._nodes, values, device=self._device, call=timed):
+                index = graph.index[self._layer_of[node.name]]
+                wall[index] += max(0.0, took.wall_s - self._overhead.wall_s)
+                cpu[index] += max(0.0, took.cpu_s - self._overhead.cpu_s)
+        return [Reading(w, c) for w, c in zip(wall, cpu, strict=True)]
+
+    def head(self, position: int) -> Reading:
+        """Seconds of the first layers as one stage, which gives what the others read and its share of the results."""
+        return self._run(*self._head(position))
+
+    def tail(self, position: int) -> Reading:
+        """Seconds of the other layers as one stage."""
+        if position not in self._tails:
+            made, crossing = self._cut(position)
+            call, given = self._head(position)
+            with torch.inference_mode():
+                values = {**self._example, **dict(zip(made, call(*given), strict=True))}
+            outputs = [name for name in dict.fromkeys(self._model.graph.outputs) if name not in made]
+            stage = extract(self._model, crossing, outputs, device=self._device)
+            self._tails[position] = stage, [values[name] for name in crossing]
+        return self._run(*self._tails[position])
+
+    def tensors(self) -> Iterator[tuple[str, Value]]:
+        """Every tensor of the graph with the example's value, each let go after its last reader.
+
+        Iterate in inference mode: a generator cannot hold it for itself only.
+        """
+        yield from self._example.items()
+        for node, value in run_nodes(self._nodes, {**self._kept, **self._example}, device=self._device):
+            if node.name in self._model.graph.tensors:
+                yield node.name, value
+
+    def _head(self, position: int) -> tuple[Callee, Sequence[Value]]:
+        if position not in self._heads:
+            inputs = self._model.graph.inputs
+            call = extract(self._model, inputs, self._cut(position)[0], device=self._device)
+            self._heads[position] = call, [self._example[name] for name in inputs]
+        return self._heads[position]
+
+    def _run(self, call: Callee, given: Sequence[Value]) -> Reading:
+        with torch.inference_mode():
+            _, took = self._timed(call, *given)  # the results live on: on a host they leave for somewhere
+        return took
+
+    def _timed(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Reading]:
+        start = self._now()
+        result = work(*args, **kwargs)
+        return result, self._now().since(start)
+
+    def _cut(self, position: int) -> tuple[list[str], list[str]]:
+        """What the head makes for others, and everything that crosses (with inputs that the tail reads)."""
+        graph = self._model.graph
+        head = [layer.name for layer in graph.layers[:position]]
+        made = {tensor for name in head for tensor in graph.layer(name).outputs}
+        crossing = graph.crossing(head)
+        results = [tensor for tensor in graph.outputs if tensor in made]
+        return list(dict.fromkeys([*(t for t in crossing if t in made), *results])), list(crossing)
+
+    def _fixed_values(self) -> dict[str, Any]:
+        """Weights, and what depends on weights only."""
+        weights = {name: value.to(self._device) for name, value in self._model.weights.items()}
+        constants = [node for node in self._model.program.nodes if node.name in self._model.program.constants]
+        with torch.inference_mode():
+            fixed = {node.name: value for node, value in run_nodes(constants, weights, device=self._device)}
+        read = {name for node in self._nodes for name in node.reads}
+        return {name: value for name, value in {**weights, **fixed}.items() if name in read}
+
+
+def _owners(model: Model, nodes: Sequence[Node]) -> dict[str, str]:
+    """Node to layer. A call that makes several tensors belongs to the layer that the parts belong to."""
+    producer = model.graph.producer
+    owners: dict[str, str] = {}
+    for node in reversed(nodes):
+        if node.name in producer:
+            owners[node.name] = producer[node.name]
+            for name in node.reads:  # overwritten below where the read value is itself a tensor of the graph
+                owners.setdefault(name, producer[node.name])
+    return owners
