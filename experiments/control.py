@@ -12,6 +12,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, Self
@@ -64,6 +65,7 @@ class SteeredProcess:
             **popen,
         )
         self._lines = Lines()
+        self._turn = threading.Lock()
         self._name = " ".join(command)
         try:
             self.ready = self._answer(start_limit_s)
@@ -79,14 +81,15 @@ class SteeredProcess:
         return self._process.poll() is None
 
     def ask(self, message: dict[str, Any], *, limit_s: float = 10.0) -> dict[str, Any]:
-        """Send one command and wait for its answer."""
+        """Send one command and wait for its answer; from any thread."""
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise RuntimeError(self._last_words()) from None
-        return self._answer(limit_s)
+        with self._turn:
+            try:
+                self._process.stdin.write(json.dumps(message).encode() + b"\n")
+                self._process.stdin.flush()
+            except BrokenPipeError:
+                raise RuntimeError(self._last_words()) from None
+            return self._answer(limit_s)
 
     def _answer(self, limit_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None

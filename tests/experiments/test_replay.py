@@ -1,0 +1,68 @@
+"""A link that follows a trace, with time in our hands."""
+
+import threading
+
+import pytest
+
+from experiments.links import Method, Shape, Side
+from experiments.replay import follow, replayed
+from experiments.traces import Trace
+
+
+class RecordingLink:
+    """Notes what it is told and when."""
+
+    method: Method = "proxy"
+    cannot = "carry anything"
+    server_host = "127.0.0.1"
+
+    def __init__(self) -> None:
+        self.shape = Shape(1e6, 1e6)
+        self.now_s = 50.0
+        self.told: list[tuple[float, str]] = []
+
+    def namespace(self, side: Side) -> str | None:
+        return None
+
+    def address_of(self, port: int) -> str:
+        return f"127.0.0.1:{port}"
+
+    def set(self, **changes: float) -> None:
+        self.told.append((self.now_s, " ".join(f"{name} {value:g}" for name, value in changes.items())))
+
+    def block(self) -> None:
+        self.told.append((self.now_s, "block"))
+
+    def heal(self) -> None:
+        self.told.append((self.now_s, "heal"))
+
+
+def test_a_link_follows_the_trace_round_and_round_and_a_rate_of_zero_is_an_outage() -> None:
+    link = RecordingLink()
+
+    def stopped(wait_s: float) -> bool:
+        link.now_s += wait_s + 0.004  # late, which must not add up
+        return link.now_s > 55.5
+
+    follow(Trace((0.0, 1.0), (2e6, 0.0), 2.0), link, ways=("up_bps",), stopped=stopped, now=lambda: link.now_s)
+    assert [what for _, what in link.told] == ["up_bps 2e+06", "block"] + ["up_bps 2e+06", "heal", "block"] * 2
+    assert [when for when, _ in link.told] == pytest.approx([50, 51, 52, 52, 53, 54, 54, 55], abs=0.01)
+
+
+def test_after_a_replay_the_link_is_what_it_was() -> None:
+    link = RecordingLink()
+    with replayed(Trace((0.0,), (0.0,), 1000.0), link):
+        pass
+    assert [what for _, what in link.told][-2:] == ["heal", "up_bps 1e+06 down_bps 1e+06"]
+
+
+def test_a_link_that_cannot_be_changed_fails_the_experiment() -> None:
+    was_told = threading.Event()
+
+    class Broken(RecordingLink):
+        def block(self) -> None:
+            was_told.set()
+            raise RuntimeError("tc is gone")
+
+    with pytest.raises(RuntimeError, match="tc is gone"), replayed(Trace((0.0,), (0.0,), 1000.0), Broken()):
+        assert was_told.wait(10)
