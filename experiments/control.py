@@ -12,6 +12,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -56,11 +57,12 @@ class SteeredProcess:
     """
 
     def __init__(self, command: Sequence[str], *, start_limit_s: float = 20.0, **popen: Any) -> None:
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as we; a pipe would fill up, unread
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             start_new_session=True,  # Ctrl-C is for whoever steers, who then ends us in order
             **popen,
         )
@@ -76,9 +78,6 @@ class SteeredProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    def is_running(self) -> bool:
-        return self._process.poll() is None
 
     def ask(self, message: dict[str, Any], *, limit_s: float = 10.0) -> dict[str, Any]:
         """Send one command and wait for its answer; from any thread."""
@@ -97,6 +96,7 @@ class SteeredProcess:
         until_s = time.monotonic() + limit_s
         while True:
             if not select.select([pipe], [], [], max(0.0, until_s - time.monotonic()))[0]:
+                self._process.kill()  # a late answer would be taken for that to the next command
                 raise RuntimeError(f"no answer within {limit_s:g} s from: {self._name}")
             piece = os.read(pipe, 4096)
             if not piece:
@@ -109,20 +109,21 @@ class SteeredProcess:
         return messages[0]
 
     def _last_words(self) -> str:
-        assert self._process.stderr is not None
         try:
             status = self._process.wait(2)
         except subprocess.TimeoutExpired:
             return f"it closed its output, yet runs: {self._name}"
-        words = os.read(self._process.stderr.fileno(), 4096).decode(errors="replace").strip()
+        self._stderr.seek(0)
+        words = self._stderr.read(4096).decode(errors="replace").strip()
         return f"it ended with status {status}: {self._name}: {words}"
 
     def close(self) -> None:
         """End the process: by the end of its input, and by SIGKILL when that does not help within 2 s."""
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
+        self._stderr.close()
         try:
             self._process.wait(2)
         except subprocess.TimeoutExpired:

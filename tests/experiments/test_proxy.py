@@ -203,6 +203,12 @@ def test_a_port_in_use_is_one_clear_line(proxy_process: ProxyProcess) -> None:
         ProxyProcess("127.0.0.1:1", link="2Mbps", listen=proxy_process.address)
 
 
+@pytest.mark.parametrize(("link", "message"), [("fast", "no rate"), ("1Mbps/soon", "no time"), ("0Mbps", "above 0")])
+def test_a_wrong_link_is_one_clear_line(link: str, message: str) -> None:
+    with pytest.raises(RuntimeError, match=f"status 2.*{message}"):
+        ProxyProcess("127.0.0.1:1", link=link)
+
+
 def test_the_process_ends_with_its_standard_input() -> None:
     command = [sys.executable, "-m", "experiments.proxy", "--target", "127.0.0.1:1", "--rate", "1Mbps"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, text=True)
