@@ -1,0 +1,82 @@
+"""A control group with a CPU quota and a memory limit, for cgroup v1 and v2."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.leftovers import owned_name, remove_cgroup
+
+_PERIOD_US = 10_000  # at the usual 100 ms a short inference runs at full speed or stalls; below 10 ms costs 15-20 %
+_LONGEST_PERIOD_US = 1_000_000  # both limits are the kernel's
+_LEAST_QUOTA_US = 1_000
+_TOP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """One group, which on v1 is a folder for each controller."""
+
+    folders: tuple[Path, ...]
+
+    @property
+    def join_files(self) -> tuple[Path, ...]:
+        """A process joins by writing its pid to each."""
+        return tuple(folder / "cgroup.procs" for folder in self.folders)
+
+    def oom_kills(self) -> int:
+        """Processes that the kernel killed here because of the memory limit."""
+        kills = 0
+        for folder in self.folders:
+            for name in ("memory.oom_control", "memory.events"):
+                with contextlib.suppress(FileNotFoundError):
+                    fields = dict(line.split() for line in (folder / name).read_text().splitlines())
+                    kills += int(fields.get("oom_kill", 0))
+        return kills
+
+
+@contextlib.contextmanager
+def cgroup(name: str, *, cpu_share: float | None, memory_bytes: int | None, top: Path = _TOP) -> Iterator[Cgroup]:
+    """A fresh group; leaving kills what runs in it and removes it. None means no limit.
+
+    Raises:
+        OSError: no rights, no such controller, or a share below the kernel's least quota.
+    """
+    is_v2 = (top / "cgroup.controllers").exists()
+    if is_v2:
+        (top / "cgroup.subtree_control").write_text("+cpu +memory")
+    own = owned_name(name)
+    folders = [top / own] if is_v2 else [top / controller / own for controller in ("cpu", "memory")]
+    group = Cgroup(tuple(folders))
+    try:
+        for folder in group.folders:
+            folder.mkdir()
+        for path, text in _limits(group, cpu_share, memory_bytes, is_v2=is_v2):
+            path.write_text(text)
+        yield group
+    finally:
+        for folder in group.folders:
+            remove_cgroup(folder)
+
+
+def _limits(
+    group: Cgroup, cpu_share: float | None, memory_bytes: int | None, *, is_v2: bool
+) -> Iterator[tuple[Path, str]]:
+    """(file, text), in the order of writing."""
+    cpu, memory = group.folders[0], group.folders[-1]
+    if cpu_share is not None:
+        period_us = max(_PERIOD_US, math.ceil(_LEAST_QUOTA_US / cpu_share))  # longer than 10 ms for shares below 0.1
+        if period_us > _LONGEST_PERIOD_US:
+            raise OSError(f"a CPU share of {cpu_share:g} is below the kernel's least, 0.001")
+        quota_us = round(cpu_share * period_us)
+        if is_v2:
+            yield cpu / "cpu.max", f"{quota_us} {period_us}"
+        else:
+            yield cpu / "cpu.cfs_quota_us", "-1"  # a period shorter than the quota would be refused
+            yield cpu / "cpu.cfs_period_us", str(period_us)
+            yield cpu / "cpu.cfs_quota_us", str(quota_us)
+    if memory_bytes is not None:
+        yield memory / ("memory.max" if is_v2 else "memory.limit_in_bytes"), str(memory_bytes)

@@ -1,0 +1,104 @@
+"""Names that say whose they are, and the removal of what dead owners left: namespaces, control groups, processes.
+
+``python -m experiments.leftovers`` removes them by hand; every link and host does at its start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_NAMESPACES = Path("/run/netns")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OURS = re.compile(r"splitnn-([0-9]+)-[0-9a-f]{6}-[A-Za-z0-9._-]+")
+
+
+def owned_name(what: str) -> str:
+    """A random name that carries the pid of this process: ``splitnn-PID-RANDOM-what``."""
+    return f"splitnn-{os.getpid()}-{secrets.token_hex(3)}-{what}"
+
+
+def sweep() -> list[str]:
+    """End the processes of, and remove, every namespace and control group whose owner is dead; what was removed.
+
+    Leaves alone what belongs to living processes and what it may not remove.
+    """
+    removed = []
+    for namespace in _abandoned(_NAMESPACES.iterdir() if _NAMESPACES.is_dir() else iter(())):
+        if remove_namespace(namespace.name):
+            removed.append(namespace.name)
+    for group in _abandoned(_folders(_CGROUPS)):
+        if remove_cgroup(group):
+            removed.append(str(group))
+    return removed
+
+
+def remove_namespace(name: str) -> bool:
+    """Kill what runs in a network namespace, then delete it; False when that is not possible."""
+    inside = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+    for pid in inside.stdout.split():
+        _kill(int(pid))
+    return subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False).returncode == 0
+
+
+def remove_cgroup(group: Path) -> bool:
+    """Kill what runs in a control group, then remove it; False when that is not possible within 2 s."""
+
+    def emptied() -> bool:
+        try:
+            for pid in (group / "cgroup.procs").read_text().split():
+                _kill(int(pid))
+            group.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError:  # busy until the kernel has let go of the processes
+            return False
+        return True
+
+    return wait_until(emptied, limit_s=2.0)
+
+
+def is_dead(pid: int) -> bool:
+    """Gone, or a zombie that its parent has not asked about."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return status.rpartition(")")[2].split()[0] in "ZX"
+
+
+def wait_until(claim: Callable[[], bool], *, limit_s: float) -> bool:
+    """Ask every 10 ms until it is so; False when it is not within the limit. For what the kernel can't announce."""
+    until_s = time.monotonic() + limit_s
+    while not claim():
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _abandoned(paths: Iterator[Path]) -> list[Path]:
+    named = ((path, _OURS.fullmatch(path.name)) for path in paths)
+    return [path for path, match in named if match and is_dead(int(match[1]))]
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    for folder, names, _ in os.walk(top):
+        yield from (Path(folder, name) for name in names)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    for name in sweep():
+        print("removed", name)

@@ -1,0 +1,250 @@
+"""An emulated link between a device's side and a server's side, by the best method that this machine has."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from experiments.namespaces import (
+    SERVER_HOST,
+    NamespacePair,
+    bring_up,
+    connect_by_veth,
+    namespace_pair,
+    netem_command,
+    run,
+    tbf_command,
+    why_not_netem,
+    why_not_relay,
+)
+from experiments.proxy_process import ProxyProcess
+from experiments.relay import RelayProcess
+from splitnn.cost.network import format_rate
+
+Side = Literal["device", "server"]
+Method = Literal["netem", "tbf+relay", "proxy"]
+logger = logging.getLogger(__name__)
+
+METHODS: tuple[Method, ...] = ("netem", "tbf+relay", "proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a link does to traffic. Rates count Ethernet frames: a large TCP transfer sees 1448/1514 of them."""
+
+    up_bps: float  # from the device to the server
+    down_bps: float
+    rtt_s: float = 0.0  # half of it each way
+    jitter_s: float = 0.0  # each packet's latency varies evenly by +- this much
+    loss: float = 0.0  # share of packets, each way
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(rate) and rate > 0 for rate in (self.up_bps, self.down_bps)):
+            raise ValueError(f"rates must be finite and above 0 bit/s, not {self.up_bps} and {self.down_bps}")
+        if not (math.isfinite(self.rtt_s) and 0 <= self.jitter_s <= self.rtt_s / 2):
+            raise ValueError(f"jitter ({self.jitter_s} s) must lie between 0 and half the round trip ({self.rtt_s} s)")
+        if not 0 <= self.loss < 1:
+            raise ValueError(f"loss is a share from 0 to below 1, not {self.loss}; use block() for an outage")
+
+    def __str__(self) -> str:
+        rest = f" jitter {self.jitter_s * 1e3:g} ms" * bool(self.jitter_s) + f" loss {self.loss:.2%}" * bool(self.loss)
+        return f"{format_rate(self.up_bps)}:{format_rate(self.down_bps)}/{self.rtt_s * 1e3:g}ms{rest}"
+
+
+class EmulatedLink(Protocol):
+    """A link that exists. All changes hold at once, for connections that exist too."""
+
+    method: Method
+    cannot: str  # what this method does not do, in words for a report
+    server_host: str  # what a server must listen on
+
+    @property
+    def shape(self) -> Shape: ...
+
+    def namespace(self, side: Side) -> str | None:
+        """Where processes of a side belong; None means where we are."""
+
+    def address_of(self, port: int) -> str:
+        """``host:port`` under which the device's side reaches the server's side's port."""
+
+    def set(self, **changes: float) -> None:
+        """Change fields of the shape by name, such as ``up_bps=2e6``; what is not named stays."""
+
+    def block(self) -> None:
+        """An outage: nothing passes either way, and nobody is told."""
+
+    def heal(self) -> None:
+        """End of the outage."""
+
+
+@contextlib.contextmanager
+def emulated_link(shape: Shape, *, methods: Sequence[Method] = METHODS, seed: int = 0) -> Iterator[EmulatedLink]:
+    """A link by the first of ``methods`` that works here, gone when the context ends. Not calibrated.
+
+    Raises:
+        RuntimeError: none of them works; the message says why, each.
+    """
+    reasons = []
+    with contextlib.ExitStack() as stack:
+        pair = None
+        if set(methods) != {"proxy"}:
+            try:
+                pair = stack.enter_context(namespace_pair())
+            except RuntimeError as missing:
+                reasons.append(f"namespaces: {missing}")
+        for method in methods:
+            reason = _why_not(method, pair, shape)
+            if reason is None:
+                link = stack.enter_context(_linked(method, pair, shape, seed))
+                passed_over = f" (passed over: {'; '.join(reasons)})" if reasons else ""
+                logger.info("link %s by %s, which %s%s", shape, link.method, link.cannot, passed_over)
+                yield link
+                return
+            reasons.append(f"{method}: {reason}")
+    raise RuntimeError(f"no way to emulate {shape} here; " + "; ".join(reasons))
+
+
+def _why_not(method: Method, pair: NamespacePair | None, shape: Shape) -> str | None:
+    if method == "proxy":
+        return "it has no jitter and no loss" if shape.jitter_s or shape.loss else None
+    if pair is None:
+        return "no namespaces"
+    return why_not_netem(pair) if method == "netem" else why_not_relay(pair)
+
+
+@contextlib.contextmanager
+def _linked(method: Method, pair: NamespacePair | None, shape: Shape, seed: int) -> Iterator[EmulatedLink]:
+    if method == "proxy" or pair is None:
+        with contextlib.closing(ProxiedLink(shape)) as link:
+            yield link
+    elif method == "netem":
+        connect_by_veth(pair)
+
+        def by_netem(shape: Shape, loss: float) -> None:
+            for end, rate_bps in ((pair.device, shape.up_bps), (pair.server, shape.down_bps)):
+                latency_s, jitter_s = shape.rtt_s / 2, shape.jitter_s
+                run(*netem_command(end, rate_bps, latency_s=latency_s, jitter_s=jitter_s, loss=loss))
+
+        yield NamespacedLink(pair, shape, by_netem, method=method, cannot="reorders packets when it has jitter")
+    else:
+        with RelayProcess(pair, seed=seed) as relay:
+            bring_up(pair)
+
+            def by_relay(shape: Shape, loss: float) -> None:
+                run(*tbf_command(pair.device, shape.up_bps))
+                run(*tbf_command(pair.server, shape.down_bps))
+                relay.set(latency_s=shape.rtt_s / 2, jitter_s=shape.jitter_s, loss=loss)
+
+            cannot = "adds 0.2 to 0.7 ms to a round trip, takes up to 27 % of a core, is good to 100 Mbit/s"
+            yield NamespacedLink(pair, shape, by_relay, method=method, cannot=cannot)
+
+
+class NamespacedLink:
+    """A link between two network namespaces. ``apply`` puts a shape in force, with a loss of its own."""
+
+    server_host = SERVER_HOST
+
+    def __init__(
+        self,
+        pair: NamespacePair,
+        shape: Shape,
+        apply: Callable[[Shape, float], None],
+        *,
+        method: Method,
+        cannot: str,
+    ) -> None:
+        self.method = method
+        self.cannot = cannot
+        self._pair = pair
+        self._apply = apply
+        self._shape = shape
+        self._is_blocked = False
+        apply(shape, shape.loss)
+
+    @property
+    def shape(self) -> Shape:
+        return self._shape
+
+    def namespace(self, side: Side) -> str | None:
+        return self._pair.device if side == "device" else self._pair.server
+
+    def address_of(self, port: int) -> str:
+        return f"{SERVER_HOST}:{port}"
+
+    def set(self, **changes: float) -> None:
+        self._shape = dataclasses.replace(self._shape, **changes)
+        self._apply(self._shape, 1.0 if self._is_blocked else self._shape.loss)
+
+    def block(self) -> None:
+        self._is_blocked = True
+        self._apply(self._shape, 1.0)
+
+    def heal(self) -> None:
+        self._is_blocked = False
+        self._apply(self._shape, self._shape.loss)
+
+
+class ProxiedLink:
+    """A link made of one TCP proxy a port, without privileges."""
+
+    method: Method = "proxy"
+    cannot = (
+        "has no loss, jitter or TCP slow start, adds 1 to 2 ms to a round trip, finishes the kernel's handshake at "
+        "once, and shares its rate among connections to one port only"
+    )
+    server_host = "127.0.0.1"
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._proxies: dict[int, ProxyProcess] = {}
+        self._is_blocked = False
+
+    @property
+    def shape(self) -> Shape:
+        return self._shape
+
+    def namespace(self, side: Side) -> str | None:
+        return None
+
+    def address_of(self, port: int) -> str:
+        if port not in self._proxies:
+            link = f"{_rates(self._shape)}/{_round_trip(self._shape)}"
+            self._proxies[port] = ProxyProcess(f"{self.server_host}:{port}", link=link)
+            if self._is_blocked:
+                self._proxies[port].block()
+        return self._proxies[port].address
+
+    def set(self, **changes: float) -> None:
+        shape = dataclasses.replace(self._shape, **changes)
+        if shape.jitter_s or shape.loss:
+            raise ValueError("a link by proxy has no jitter and no loss")
+        self._shape = shape
+        for proxy in self._proxies.values():
+            proxy.set(rate=_rates(shape), rtt=_round_trip(shape))
+
+    def block(self) -> None:
+        self._is_blocked = True
+        for proxy in self._proxies.values():
+            proxy.block()
+
+    def heal(self) -> None:
+        self._is_blocked = False
+        for proxy in self._proxies.values():
+            proxy.heal()
+
+    def close(self) -> None:
+        for proxy in self._proxies.values():
+            proxy.close()
+
+
+def _rates(shape: Shape) -> str:
+    return f"{shape.up_bps:.0f}bps:{shape.down_bps:.0f}bps"
+
+
+def _round_trip(shape: Shape) -> str:
+    return f"{shape.rtt_s * 1e6:.0f}us"

@@ -1,0 +1,69 @@
+"""Makes a link follow a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from experiments.links import EmulatedLink
+from experiments.traces import Trace
+
+_LEAST_BPS = 8000.0  # slower is an outage: a frame would take 1.5 s
+
+
+@contextlib.contextmanager
+def replayed(
+    trace: Trace, link: EmulatedLink, *, ways: Sequence[Literal["up_bps", "down_bps"]] = ("up_bps", "down_bps")
+) -> Iterator[None]:
+    """While the context lasts ``link`` has the rates of ``trace``, looped, from its start; then what it had before.
+
+    A rate below 8 kbit/s is an outage, both ways. Changes come within 10 ms of their time (each calls ``tc`` twice).
+
+    Raises:
+        RuntimeError: the link could not be changed; at the end of the context.
+    """
+    before = link.shape
+    stopped = threading.Event()
+    failures: list[RuntimeError] = []
+
+    def run() -> None:
+        try:
+            follow(trace, link, ways=ways, stopped=stopped.wait, now=time.monotonic)
+        except RuntimeError as failure:
+            failures.append(failure)
+
+    follower = threading.Thread(target=run, name="trace replay", daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        follower.join()
+        link.heal()
+        link.set(up_bps=before.up_bps, down_bps=before.down_bps)
+    if failures:
+        raise failures[0]
+
+
+def follow(
+    trace: Trace,
+    link: EmulatedLink,
+    *,
+    ways: Sequence[Literal["up_bps", "down_bps"]],
+    stopped: Callable[[float], bool],
+    now: Callable[[], float],
+) -> None:
+    """Change the link at the trace's times until ``stopped``, which waits so many seconds, says so."""
+    start_s = now()
+    is_out = False
+    for time_s, rate_bps in trace.looped():
+        if stopped(max(0.0, start_s + time_s - now())):
+            return
+        if rate_bps >= _LEAST_BPS:
+            link.set(**dict.fromkeys(ways, rate_bps))
+        if is_out != (rate_bps < _LEAST_BPS):
+            is_out = not is_out
+            (link.block if is_out else link.heal)()
