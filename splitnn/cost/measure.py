@@ -1,14 +1,14 @@
 """How a model is measured: which runs, in which order, how often, and when to start over. Knows no torch.
 
 Other work on the machine changes its speed, CPU time included (shared caches, shared cores), so the runs go in rounds:
-each stage is compared with the whole model in the same round. The whole is measured before and after, too; when the two
+each stage is compared with the others of its round. The whole is measured before and after, too; when the two
 differ, its seconds are not to be trusted, and the measurement starts over.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from statistics import median
@@ -76,18 +76,16 @@ class Readings:
         first, last = (median(each.by(clock) for each in some) for some in (self.before, self.after))
         return abs(last - first) / min(first, last) if min(first, last) > 0 else 0.0
 
-    def whole_s(self, clock: Clock) -> float:
-        """Median seconds of the whole model."""
-        return median(reading.by(clock) for reading in self.whole)
+    def stage_s(self, stage: Sequence[Reading], clock: Clock) -> float:
+        """Seconds of a stage: the median of its part of its round, times the median round."""
+        rounds = [sum(reading.by(clock) for reading in each) for each in self._rounds()]
+        parts = [reading.by(clock) / total for reading, total in zip(stage, rounds, strict=True) if total > 0]
+        return median(parts) * median(rounds) if parts else 0.0
 
-    def stage_s(self, rounds: Sequence[Reading], clock: Clock) -> float:
-        """Seconds of a stage: the median of its part of the whole in the same round, times the whole."""
-        parts = [
-            (reading.by(clock), whole.by(clock))
-            for reading, whole in zip(rounds, self.whole, strict=True)
-            if whole.by(clock) > 0
-        ]
-        return median(stage / whole for stage, whole in parts) * self.whole_s(clock) if parts else 0.0
+    def _rounds(self) -> Iterator[tuple[Reading, ...]]:
+        """What was read in each round, of stages."""
+        groups = (self.heads, self.held_heads, self.held_tails)
+        return zip(self.whole, *(stage for group in groups for stage in group.values()), strict=True)
 
     def shares(self, clock: Clock) -> list[float]:
         """Part of every layer in the sum of all: the median over the passes."""

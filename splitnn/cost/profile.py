@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -65,15 +65,6 @@ class Profile:
         """Planned seconds of one layer."""
         timing = self.layers[layer]
         return timing.cpu_s if self.clock == "cpu" else timing.wall_s
-
-    def slowdown_of(self, layers: Iterable[str], seconds: float) -> float:
-        """How many times slower than planned a host was that took so long for these layers (1 for no layers).
-
-        This is what ``Host.slowdown`` takes. It goes for the whole host: were only the layers corrected that ran, the
-        planner would run away to those that it has never seen slow.
-        """
-        planned = sum(self.seconds(layer) for layer in layers)
-        return seconds / planned if planned > 0 else 1.0
 
     def scaled(self, factor: float, host: str | None = None) -> Profile:
         """The same model on a host that is ``factor`` times slower."""

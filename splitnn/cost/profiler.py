@@ -77,7 +77,11 @@ def profile(
         model=model.digest,
         host=host,
         layers=dict(zip(names, layer_timings(readings, chosen), strict=True)),
-        whole=_timing(readings.whole, chosen),
+        whole=Timing(
+            wall_s=readings.stage_s(readings.whole, "wall"),
+            cpu_s=readings.stage_s(readings.whole, "cpu"),
+            spread_s=_spread(readings.whole, chosen),
+        ),
         clock=chosen,
         threads=threads,
         codecs=costs,
@@ -98,7 +102,7 @@ def layer_timings(readings: Readings, clock: Clock) -> list[Timing]:
 def _meeting(readings: Readings, clock: Clock) -> list[float]:
     shares = readings.shares(clock)
     heads = {position: readings.stage_s(each, clock) for position, each in readings.heads.items()}
-    return meet(shares, heads | {len(shares): readings.whole_s(clock)})
+    return meet(shares, heads | {len(shares): readings.stage_s(readings.whole, clock)})
 
 
 def held_out_errors(readings: Readings, clock: Clock) -> tuple[float | None, float | None]:
@@ -115,11 +119,6 @@ def held_out_errors(readings: Readings, clock: Clock) -> tuple[float | None, flo
 def _median_error(pairs: Sequence[tuple[float, float]]) -> float | None:
     errors = [abs(predicted - measured) / measured for predicted, measured in pairs if measured > 0]
     return median(errors) if errors else None
-
-
-def _timing(readings: Sequence[Reading], clock: Clock) -> Timing:
-    wall_s, cpu_s = (median(reading.by(each) for reading in readings) for each in ("wall", "cpu"))
-    return Timing(wall_s, cpu_s, _spread(readings, clock))
 
 
 def _spread(readings: Sequence[Reading], clock: Clock) -> float:
