@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from splitnn.runtime.address import is_loopback, parse_address
 
 _MIB = 2**20
 
@@ -56,8 +57,8 @@ class Config:
                 f"max-message-bytes ({self.max_message_bytes}) above max-waiting-bytes ({self.max_waiting_bytes}): "
                 "the largest request could never be admitted"
             )
-        host, _ = _address(self.listen)
-        if not (_is_loopback(host) or self.insecure):
+        host, _ = parse_address(self.listen)
+        if not (is_loopback(host) or self.insecure):
             raise ValueError(
                 f"{self.listen} can be reached from other machines, and nothing on the way would be encrypted; "
                 "listen on 127.0.0.1, or say --insecure"
@@ -66,20 +67,4 @@ class Config:
     @property
     def host(self) -> str:
         """The address without its port."""
-        return _address(self.listen)[0]
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 2**16):
-        raise ValueError(f"listen is HOST:PORT with a port from 0 to 65535, not {text!r}")
-    return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+        return parse_address(self.listen)[0]

@@ -52,7 +52,8 @@ def leave(status: int) -> int:
     The interpreter cannot end such a thread, and torch aborts when its own end meets one.
     """
     until_s = time.monotonic() + _LAST_WAIT_S
-    ours = [thread for thread in threading.enumerate() if thread.daemon and thread is not threading.current_thread()]
+    # Not a subclass of Thread: those are libraries' own monitors, plain Python that the interpreter can end.
+    ours = [thread for thread in threading.enumerate() if thread.daemon and type(thread) is threading.Thread]
     for thread in ours:
         thread.join(max(0.0, until_s - time.monotonic()))
     if any(thread.is_alive() for thread in ours):

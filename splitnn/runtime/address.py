@@ -1,0 +1,27 @@
+"""``HOST:PORT`` as a user writes it, and who can reach it."""
+
+from __future__ import annotations
+
+import ipaddress
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port; an IPv6 host keeps its brackets.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ValueError(f"an address is HOST:PORT with a port from 0 to 65535, not {text!r}")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there. A name other than localhost counts as public."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
