@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.hosts import Host
-from experiments.links import EmulatedLink
+from experiments.shape import EmulatedLink
 from experiments.virtual_clock import PAYLOAD_SHARE
 
 _TOLERANCE = 0.03

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from experiments import launch
 from experiments.cgroups import Cgroup, cgroup
-from experiments.links import EmulatedLink, Side
+from experiments.shape import EmulatedLink, Side
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import os
 import signal
+import sys
 from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
@@ -32,7 +33,9 @@ def enter_namespace(path: str | Path) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """SIGKILL for this process, through later ``exec`` too, when the thread that started it ends."""
+    """SIGKILL for this process, through later ``exec`` too, when the thread that started it ends. Linux only."""
+    if sys.platform != "linux":
+        return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we asked
         os.kill(os.getpid(), signal.SIGKILL)

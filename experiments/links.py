@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
 
 from experiments.namespaces import (
     SERVER_HOST,
@@ -24,62 +21,9 @@ from experiments.namespaces import (
 )
 from experiments.proxy_process import ProxyProcess
 from experiments.relay import RelayProcess
-from splitnn.cost.network import format_rate
+from experiments.shape import METHODS, EmulatedLink, Method, Shape, Side
 
-Side = Literal["device", "server"]
-Method = Literal["netem", "tbf+relay", "proxy"]
 logger = logging.getLogger(__name__)
-
-METHODS: tuple[Method, ...] = ("netem", "tbf+relay", "proxy")
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a link does to traffic. Rates count Ethernet frames: a large TCP transfer sees 1448/1514 of them."""
-
-    up_bps: float  # from the device to the server
-    down_bps: float
-    rtt_s: float = 0.0  # half of it each way
-    jitter_s: float = 0.0  # each packet's latency varies evenly by +- this much
-    loss: float = 0.0  # share of packets, each way
-
-    def __post_init__(self) -> None:
-        if not all(math.isfinite(rate) and rate > 0 for rate in (self.up_bps, self.down_bps)):
-            raise ValueError(f"rates must be finite and above 0 bit/s, not {self.up_bps} and {self.down_bps}")
-        if not (math.isfinite(self.rtt_s) and 0 <= self.jitter_s <= self.rtt_s / 2):
-            raise ValueError(f"jitter ({self.jitter_s} s) must lie between 0 and half the round trip ({self.rtt_s} s)")
-        if not 0 <= self.loss < 1:
-            raise ValueError(f"loss is a share from 0 to below 1, not {self.loss}; use block() for an outage")
-
-    def __str__(self) -> str:
-        rest = f" jitter {self.jitter_s * 1e3:g} ms" * bool(self.jitter_s) + f" loss {self.loss:.2%}" * bool(self.loss)
-        return f"{format_rate(self.up_bps)}:{format_rate(self.down_bps)}/{self.rtt_s * 1e3:g}ms{rest}"
-
-
-class EmulatedLink(Protocol):
-    """A link that exists. All changes hold at once, for connections that exist too."""
-
-    method: Method
-    cannot: str  # what this method does not do, in words for a report
-    server_host: str  # what a server must listen on
-
-    @property
-    def shape(self) -> Shape: ...
-
-    def namespace(self, side: Side) -> str | None:
-        """Where processes of a side belong; None means where we are."""
-
-    def address_of(self, port: int) -> str:
-        """``host:port`` under which the device's side reaches the server's side's port."""
-
-    def set(self, **changes: float) -> None:
-        """Change fields of the shape by name, such as ``up_bps=2e6``; what is not named stays."""
-
-    def block(self) -> None:
-        """An outage: nothing passes either way, and nobody is told."""
-
-    def heal(self) -> None:
-        """End of the outage."""
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from experiments.links import EmulatedLink
+from experiments.shape import EmulatedLink
 from experiments.traces import Trace
 
 _LEAST_BPS = 8000.0  # slower is an outage: a frame would take 1.5 s

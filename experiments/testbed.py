@@ -24,13 +24,13 @@ from experiments.calibration import LinkOffTarget as LinkOffTarget
 from experiments.calibration import calibrate as calibrate
 from experiments.hosts import Host as Host
 from experiments.leftovers import sweep as sweep
-from experiments.links import METHODS as METHODS
-from experiments.links import EmulatedLink as EmulatedLink
-from experiments.links import Method as Method
-from experiments.links import Shape as Shape
 from experiments.links import emulated_link as emulated_link
 from experiments.proxy_process import ProxyProcess as ProxyProcess
 from experiments.replay import replayed as replayed
+from experiments.shape import METHODS as METHODS
+from experiments.shape import EmulatedLink as EmulatedLink
+from experiments.shape import Method as Method
+from experiments.shape import Shape as Shape
 from experiments.synthetic_traces import synthetic_trace as synthetic_trace
 from experiments.traces import Trace as Trace
 from experiments.traces import load_trace as load_trace

@@ -11,8 +11,9 @@ import pytest
 
 from experiments.calibration import LinkOffTarget, calibrate
 from experiments.hosts import Host
-from experiments.links import METHODS, EmulatedLink, Method, Shape, emulated_link
+from experiments.links import emulated_link
 from experiments.namespaces import namespace_pair, netem_command, tbf_command, why_not_netem, why_not_relay
+from experiments.shape import METHODS, EmulatedLink, Method, Shape
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from experiments.links import Method, Shape, Side
 from experiments.replay import follow, replayed
+from experiments.shape import Method, Shape, Side
 from experiments.traces import Trace
 
 
