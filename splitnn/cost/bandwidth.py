@@ -71,18 +71,17 @@ class LinkEstimator:
         """A request and its answer that ended now: ``elapsed_s`` in all, ``far_s`` of it inside the other host."""
         network_s = max(elapsed_s - far_s, 1e-6)
         size = sent_bytes + received_bytes / self._down_over_up
-        self._whole.append((self._clock(), network_s))
-        round_trip_s = self.round_trip_s
-        series = self._series_of(self._gap(elapsed_s))
-        if network_s > 2 * round_trip_s:
-            self._add(series, _Transfer(size, network_s, size * 8 / (network_s - round_trip_s), "rate"))
-        else:  # too quick to time, which may be news in itself
-            self._add(series, _Transfer(size, network_s, size * 8 / network_s, "at least"))
+        gap_s = self._gap(elapsed_s)
+        self._gaps_s.append(gap_s)
+        self._add_timed(size, network_s, gap_s)
+
+    def observe_probe(self, size_bytes: int, elapsed_s: float) -> None:
+        """Bytes that mean nothing and their acknowledgement: tells of the link, not of when requests come."""
+        self._add_timed(size_bytes, max(elapsed_s, 1e-6), self._gap(elapsed_s))
 
     def observe_round_trip(self, seconds: float) -> None:
         """A message of no size and its answer took so long."""
         self._pings.append((self._clock(), seconds))
-        self._gap(seconds)
 
     def observe_unfinished(self, sent_bytes: int, elapsed_s: float) -> None:
         """A request was given up on after so long, though the other host lives: the rate is at most that."""
@@ -113,7 +112,7 @@ class LinkEstimator:
 
     @property
     def typical_idle_s(self) -> float:
-        """The median of the last few pauses between transfers: what the next one will probably follow."""
+        """The median of the last few pauses before requests: what the next one will probably follow."""
         return statistics.median(self._gaps_s) if self._gaps_s else 0.0
 
     @property
@@ -126,12 +125,20 @@ class LinkEstimator:
         """Seconds since a transfer last told the rate; infinite before the first."""
         return math.inf if self._measured_s is None else self._clock() - self._measured_s
 
+    def _add_timed(self, size: float, network_s: float, gap_s: float) -> None:
+        self._whole.append((self._clock(), network_s))
+        round_trip_s = self.round_trip_s
+        series = self._series_of(gap_s)
+        if network_s > 2 * round_trip_s:
+            self._add(series, _Transfer(size, network_s, size * 8 / (network_s - round_trip_s), "rate"))
+        else:  # too quick to time, which may be news in itself
+            self._add(series, _Transfer(size, network_s, size * 8 / network_s, "at least"))
+
     def _gap(self, elapsed_s: float) -> float:
         """The silence before a transfer that ended now; a first one is preceded by a long silence."""
         end_s = self._clock()
         gap_s = IDLE_S if self._last_end_s is None else max(0.0, end_s - elapsed_s - self._last_end_s)
         self._last_end_s = end_s
-        self._gaps_s.append(gap_s)
         return gap_s
 
     def _series_of(self, gap_s: float) -> deque[_Transfer]:

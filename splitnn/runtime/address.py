@@ -1,15 +1,15 @@
-"""``HOST:PORT`` as a user writes it, and who can reach it."""
+"""Where a program listens: ``host:port`` as text, and whether other machines could reach it there."""
 
 from __future__ import annotations
 
 import ipaddress
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Host and port; an IPv6 host keeps its brackets.
+def split_address(text: str) -> tuple[str, int]:
+    """``127.0.0.1:8500`` or ``[::1]:8500`` as host and port.
 
     Raises:
-        ValueError: it is no address.
+        ValueError: the text is no such address.
     """
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 2**16):
@@ -18,7 +18,7 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens there. A name other than localhost counts as public."""
+    """Whether only this machine can reach it; a name other than localhost is taken for public."""
     if host == "localhost":
         return True
     try:

@@ -11,6 +11,7 @@ from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.engine import Engine
 from splitnn.runtime.stage import Stage, split
+from splitnn.runtime.stages import run_request
 from splitnn.transport.base import Answer, Clock, Request, Transport
 
 
@@ -88,6 +89,7 @@ class Pipeline:
 
         Raises:
             ValueError: an input is missing, or is none of the model's.
+            InvalidInput: an operator fails on the inputs' values.
             TransportError: this host's engine is overloaded, or cannot run the stage before the deadline.
         """
         if set(inputs) != set(self._inputs):
@@ -159,4 +161,4 @@ class Pipeline:
 
 
 def _call(part: Stage, tensors: Mapping[str, Value]) -> Callable[[], dict[str, Value]]:
-    return lambda: part.run(tensors)
+    return lambda: run_request(part, tensors)

@@ -51,6 +51,7 @@ class Decision:
     plan: Plan
     is_change: bool
     reason: str
+    is_settled: bool = True  # False: a better plan only waits until the current one has dwelt
 
 
 def decide(
@@ -84,7 +85,8 @@ def weigh(current: Plan, best: Plan, *, held_s: float, policy: Policy, circumsta
     if gain < policy.least_gain or saved_s < policy.least_gain_s:
         return Decision(current, is_change=False, reason=f"too little to gain: {change}")
     if held_s < policy.dwell_s and gain < policy.urgent_gain:
-        return Decision(current, is_change=False, reason=f"changed only {held_s:.1f} s ago: {change}")
+        reason = f"changed only {held_s:.1f} s ago: {change}"
+        return Decision(current, is_change=False, reason=reason, is_settled=False)
     return Decision(best, is_change=True, reason=change)
 
 

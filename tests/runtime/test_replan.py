@@ -88,7 +88,9 @@ def test_a_plan_dwells_unless_a_change_is_urgent() -> None:
     current = reprice(best(conditions("1Gbps/1ms")), GRAPH, at)
     gain = 1 - best(at).predicted.latency_s / current.predicted.latency_s
     patient = Policy(dwell_s=5, least_gain=0.01, urgent_gain=min(0.99, gain + 0.01))
-    assert not weigh(current, best(at), held_s=1, policy=patient).is_change
+    waiting = weigh(current, best(at), held_s=1, policy=patient)
+    assert not waiting.is_change
+    assert not waiting.is_settled
     assert weigh(current, best(at), held_s=6, policy=patient).is_change
     hasty = Policy(dwell_s=5, least_gain=0.01, urgent_gain=gain - 0.01)
     assert weigh(current, best(at), held_s=1, policy=hasty).is_change

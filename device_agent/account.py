@@ -1,0 +1,51 @@
+"""What an answer says about how it was made: its parameters, measured beside predicted. Pure."""
+
+from __future__ import annotations
+
+from splitnn.planner.plan import Plan
+from splitnn.runtime.pipeline import Progress
+from splitnn.transport.base import Parameter
+
+
+def account(
+    plan: Plan, progress: Progress, *, total_s: float, degraded: str = "", slowdown: float = 1.0
+) -> dict[str, Parameter]:
+    """The parameters of a finished request that followed ``plan``; seconds throughout.
+
+    ``head_s`` is this host's first stage, ``local_tail_s`` what it finished for the others; ``network_s`` is neither
+    coding nor the far side's work. ``transfer_s`` compares with ``predicted_transfer_s``. ``degraded`` is the reason
+    why the cloud had no part that it should have had, ``emulated_slowdown`` the factor by which time was scaled; both
+    are absent where they do not apply.
+    """
+    cost = plan.predicted
+    head_first = bool(plan.layers[0]) and bool(progress.stage_s)
+    answers = progress.answers
+    encode_s = sum(answer.encode_s + answer.timings.encode_s for answer in answers)
+    decode_s = sum(answer.decode_s + answer.timings.decode_s for answer in answers)
+    network_s = sum(max(0.0, answer.elapsed_s - answer.timings.total_s) for answer in answers)
+    parameters: dict[str, Parameter] = {
+        "plan": str(plan),
+        "plan_id": plan.id,
+        "total_s": total_s,
+        "head_s": progress.stage_s[0] if head_first else 0.0,
+        "local_tail_s": sum(progress.stage_s[1 if head_first else 0 :]),
+        "queue_s": progress.queue_s,
+        "encode_s": encode_s,
+        "network_s": network_s,
+        "decode_s": decode_s,
+        "transfer_s": encode_s + network_s + decode_s,
+        "cloud_queue_s": sum(answer.timings.queue_s for answer in answers),
+        "tail_s": sum(answer.timings.compute_s for answer in answers),
+        "sent_bytes": sum(answer.sent_bytes for answer in answers),
+        "received_bytes": sum(answer.received_bytes for answer in answers),
+        "predicted_s": cost.latency_s,
+        "predicted_head_s": cost.compute_s[0],
+        "predicted_transfer_s": max(0.0, cost.transfer_s),
+        "predicted_tail_s": sum(cost.compute_s[1:]),
+        "predicted_sent_bytes": cost.sent_bytes,
+    }
+    if degraded:
+        parameters["degraded"] = degraded
+    if slowdown != 1.0:
+        parameters["emulated_slowdown"] = slowdown
+    return parameters

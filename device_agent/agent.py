@@ -1,0 +1,285 @@
+"""What the agent does with a request: follow the plan, and finish on the device whatever the cloud does not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from device_agent.account import account
+from device_agent.cloud import Cloud
+from device_agent.navigator import Navigator
+from device_agent.patience import Patience
+from splitnn.cost.profile import Profile
+from splitnn.errors import (
+    CodecError,
+    DeadlineExceeded,
+    DigestMismatch,
+    Overloaded,
+    PayloadTooLarge,
+    RequestError,
+    SplitnnError,
+    TransportError,
+    Unavailable,
+    UnknownModel,
+)
+from splitnn.graph.model import Model
+from splitnn.instrument import Instrument
+from splitnn.planner.plan import Plan
+from splitnn.runtime.engine import Engine
+from splitnn.runtime.host import ModelHost
+from splitnn.runtime.inputs import admit, samples_of
+from splitnn.runtime.pipeline import Pipeline, Progress
+from splitnn.runtime.replan import Conditions
+from splitnn.runtime.stages import largest_layer_bytes
+from splitnn.transport.base import Answer, Clock, Description, HostReport, Request, Timings
+
+_log = logging.getLogger(__name__)
+_KEPT_PIPELINES = 8
+_WORKING_BYTES = 2 * 2**30
+
+_T = TypeVar("_T")
+
+
+class Aside(Protocol):
+    """Runs a function that takes milliseconds without holding up requests: ``asyncio.to_thread``."""
+
+    def __call__(self, function: Callable[[], _T], /) -> Awaitable[_T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """A plan as it was priced last, and the stages that carry it out."""
+
+    plan: Plan
+    pipeline: Pipeline
+
+
+class Agent:
+    """A ``Service`` and a ``Reporter`` for one model: to applications it is the whole model, wherever it runs.
+
+    ``steer`` must run beside it, and ``Cloud.watch``. The engine and the cloud stay their owner's.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cloud: Cloud,
+        navigator: Navigator,
+        engine: Engine,
+        *,
+        name: str,
+        profile: Profile | None = None,
+        deadline_s: float = 30.0,
+        patience: Patience | None = None,
+        slowdown: float = 1.0,
+        instrument: Instrument | None = None,
+        aside: Aside = asyncio.to_thread,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """``deadline_s`` bounds every request; ``slowdown`` is the emulated one and only told on."""
+        self._model = model
+        self._cloud = cloud
+        self._navigator = navigator
+        self._engine = engine
+        self._name = name
+        self._profile = profile
+        self._deadline_s = deadline_s
+        self._patience = patience or Patience()
+        self._slowdown = slowdown
+        self._instrument = instrument or Instrument()
+        self._aside = aside
+        self._clock = clock
+        self._host = ModelHost(model, name=name, engine=engine, working_bytes=_WORKING_BYTES, clock=clock)
+        self._layer_bytes = largest_layer_bytes(model.graph, (layer.name for layer in model.graph.layers))
+        self._pipelines: OrderedDict[str, Pipeline] = OrderedDict()
+        self._course = self._on_device = _Course(navigator.on_device, self._compiled(navigator.on_device))
+        self._news = asyncio.Event()
+        self._was_up = False
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._accepts = True
+        cloud.subscribe(self._on_cloud_change)
+
+    async def infer(self, request: Request) -> Answer:
+        """See ``Service``. What the cloud fails to do is done here; a request is lost only to its deadline.
+
+        The answer's parameters are those of ``account``.
+        """
+        if not self._accepts:
+            raise Unavailable("the agent is shutting down")
+        self._under_way += 1
+        try:
+            if not self._is_whole(request):
+                return await self._host.infer(request)  # a part of the model: there is no plan for those
+            return await self._follow(self._admitted(request))
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def describe(self, model: str, version: str = "") -> Description:
+        """See ``Service``."""
+        return await self._host.describe(model, version)
+
+    def is_ready(self, model: str = "", version: str = "") -> bool:
+        """See ``Service``. With or without the cloud."""
+        return self._accepts and self._host.is_ready(model, version)
+
+    async def report(self, model: str) -> HostReport:
+        """See ``Reporter``: the device's own."""
+        await self._host.describe(model)
+        slowdown = self._navigator.conditions().topology.hosts[0].slowdown
+        return HostReport(self._profile, self._engine.waiting, slowdown, self._engine.utilisation())
+
+    @property
+    def plan(self) -> Plan:
+        """What the next request will follow, the cloud allowing."""
+        return self._course.plan
+
+    async def steer(self) -> None:
+        """Plan again whenever something new is known, until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._cloud.is_up and self._cloud.report is not None:
+                self._navigator.learn(self._cloud.report)
+            now = self._navigator.conditions()
+            if self._navigator.has_moved(now):
+                try:
+                    await self._replan(now)
+                except SplitnnError:
+                    _log.exception("no new plan; the current one stays: %s", self.plan)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Accept nothing more; True when all requests under way were answered within the time."""
+        self._accepts = False
+        if not self._under_way:
+            return True
+        self._idle.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _follow(self, request: Request) -> Answer:
+        started_s = self._clock()
+        deadline_s = min(request.deadline_s, started_s + self._deadline_s)
+        degraded = self._cloud.lost_because if self._navigator.uses_cloud else ""
+        course = self._on_device if degraded else self._course
+        pipeline = course.pipeline
+        progress = await pipeline.start(request.tensors, deadline_s=deadline_s, request_id=request.request_id)
+        load = samples_of(self._model.graph, request.tensors) / self._model.graph.batch
+        if progress.stage_s and load == 1:
+            self._navigator.observe_device(pipeline.stages[0].layers, progress.stage_s[0])
+        if course.plan.is_local:
+            progress = await pipeline.finish_here(progress)
+        else:
+            progress, degraded = await self._ask_cloud(course, progress, load)
+        if degraded:
+            self._instrument.degraded(request_id=request.request_id, reason=degraded)
+        self._news.set()
+        return self._answer(request, course, progress, started_s=started_s, degraded=degraded)
+
+    async def _ask_cloud(self, course: _Course, progress: Progress, load: float) -> tuple[Progress, str]:
+        """The finished request, and why the cloud had no part in it; "" when it had. ``load`` is in examples."""
+        pipeline, cost = course.pipeline, course.plan.predicted
+        rest = pipeline.stages[1].layers
+        asked_s = self._clock()
+        until_s = self._patience.until_s(
+            now_s=asked_s,
+            deadline_s=progress.deadline_s,
+            remote_s=(cost.latency_s - cost.compute_s[0]) * load,
+            local_s=self._navigator.device_seconds(rest) * load,
+        )
+        if until_s is None:
+            return await pipeline.finish_here(progress), "its deadline left no time to ask the cloud"
+        try:
+            done = await pipeline.advance(progress, until_s=until_s)
+        except Overloaded as error:
+            reason = f"the cloud is overloaded: {error}"
+        except DeadlineExceeded as error:
+            self._cloud.estimator.observe_unfinished(cost.sent_bytes, self._clock() - asked_s)
+            reason = f"no answer from the cloud within {self._clock() - asked_s:.2f} s: {error}"
+        except (TransportError, RequestError, CodecError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            timings = done.answers[-1].timings
+            if load == 1:
+                self._navigator.observe_cloud(rest, timings.queue_s + timings.compute_s)
+            return done, ""
+        return await pipeline.finish_here(progress), reason
+
+    def _answer(
+        self, request: Request, course: _Course, progress: Progress, *, started_s: float, degraded: str
+    ) -> Answer:
+        outputs = course.pipeline.outputs(progress)
+        parameters = account(
+            course.plan,
+            progress,
+            total_s=self._clock() - started_s,
+            degraded=degraded,
+            slowdown=self._slowdown,
+        )
+        return Answer(
+            tensors={name: outputs[name] for name in request.wanted or outputs},
+            version=self._host.version,
+            timings=Timings(queue_s=progress.queue_s, compute_s=sum(progress.stage_s)),
+            parameters=parameters,
+        )
+
+    def _is_whole(self, request: Request) -> bool:
+        graph = self._model.graph
+        return set(request.tensors) == set(graph.inputs) and set(request.wanted) <= set(graph.outputs)
+
+    def _admitted(self, request: Request) -> Request:
+        """The request with its tensors as the graph takes them; raises what ``ModelHost.infer`` would."""
+        if not request.model or not self._host.is_ready(request.model, request.version):
+            raise UnknownModel(f"no model {request.model[:64]!r} {request.version[:64]} here; there is {self._name!r}")
+        if request.digest and request.digest != self._model.digest:
+            raise DigestMismatch(f"the request is for model {request.digest[:12]}, not {self._model.digest[:12]}")
+        tensors = admit(self._model.graph, request.tensors)
+        samples = samples_of(self._model.graph, tensors)
+        if (needed := self._layer_bytes * samples // self._model.graph.batch) > _WORKING_BYTES:
+            raise PayloadTooLarge(f"a batch of {samples} needs {needed} bytes for one layer; at most {_WORKING_BYTES}")
+        return replace(request, tensors=tensors, wanted=tuple(dict.fromkeys(request.wanted)))
+
+    async def _replan(self, now: Conditions) -> None:
+        """Decide, compile what is new, and switch: requests that have begun keep the course that they have."""
+        before = self.plan
+        decision = await self._aside(lambda: self._navigator.decide(now))
+        chosen = decision.plan
+        if (pipeline := self._pipelines.get(chosen.id)) is None:
+            pipeline = await self._aside(lambda: self._compiled(chosen))
+        self._pipelines[chosen.id] = pipeline
+        self._pipelines.move_to_end(chosen.id)
+        if len(self._pipelines) > _KEPT_PIPELINES:
+            self._pipelines.popitem(last=False)
+        self._navigator.follow(decision, now)
+        self._course = _Course(chosen, pipeline)
+        if decision.is_change:
+            self._instrument.plan_changed(old=str(before), new=str(chosen), reason=decision.reason)
+
+    def _compiled(self, plan: Plan) -> Pipeline:
+        return Pipeline(
+            self._model,
+            plan,
+            [self._cloud],
+            name=self._name,
+            engine=self._engine,
+            instrument=self._instrument,
+            clock=self._clock,
+        )
+
+    def _on_cloud_change(self) -> None:
+        if self._cloud.is_up and not self._was_up:
+            self._navigator.restart()
+            self._instrument.recovered()
+        self._was_up = self._cloud.is_up
+        self._news.set()

@@ -1,0 +1,273 @@
+"""The way to the cloud, with what is known of it: whether it can be used, what the link is like, how busy it is.
+
+Requests pass through here, so that each one tells something. What they do not tell is asked in the background: whether
+a lost cloud is back, and what a link that nobody uses has become.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from splitnn.cost.bandwidth import LinkEstimator
+from splitnn.errors import (
+    CodecError,
+    DigestMismatch,
+    Overloaded,
+    ProfileMismatch,
+    RequestError,
+    SplitnnError,
+    TransportError,
+    Unavailable,
+    UnknownModel,
+)
+from splitnn.graph.graph import Graph
+from splitnn.transport.base import Answer, Clock, Description, HostReport, Probe, Request, Transport
+
+_log = logging.getLogger(__name__)
+
+
+class Control(Protocol):
+    """What the cloud says about itself; ``ControlClient`` is one."""
+
+    async def get_model(self, name: str, *, version: str = "", timeout_s: float) -> Description: ...
+
+    async def get_profile(self, name: str, *, timeout_s: float) -> HostReport: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often the background work runs, and how much of the link it may take."""
+
+    first_retry_s: float = 0.25  # after a loss; doubled with each failure
+    last_retry_s: float = 5.0
+    steady_s: float = 10.0  # up for so long, a cloud is trusted like a new one
+    ping_every_s: float = 2.0
+    ping_timeout_s: float = 1.5
+    report_every_s: float = 30.0  # a report is as long as a profile,
+    measuring_every_s: float = 2.0  # unless the cloud is still measuring one
+    report_timeout_s: float = 20.0
+    stale_s: float = 5.0  # no transfer told the rate for so long: probe
+    probe_timeout_s: float = 2.0
+    probe_bytes: tuple[int, int] = (4_096, 65_536)  # of the first probe of a train
+    train_bytes: int = 262_144  # of a whole train
+
+
+class Cloud:
+    """A ``Transport`` to the cloud that refuses at once while the cloud is lost; ``watch`` brings it back.
+
+    Callbacks given to ``subscribe`` are called whenever it is lost or found, its report is new or probes told of the
+    link.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        control: Control,
+        estimator: LinkEstimator,
+        *,
+        name: str,
+        digest: str,
+        graph: Graph,
+        rhythm: Rhythm = Rhythm(),
+        chance: random.Random | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.estimator = estimator
+        self.report: HostReport | None = None
+        self.lost_because = "the cloud was not reached yet"  # "" while it can be used
+        self._subscribers: list[Callable[[], None]] = []
+        self._transport = transport
+        self._control = control
+        self._name, self._digest, self._graph = name, digest, graph
+        self._rhythm = rhythm
+        self._chance = chance or random.Random()
+        self._clock = clock
+        self._is_verified = False  # it serves this very model
+        self._found_s = self._reported_s = clock()
+        self._retry_s = rhythm.first_retry_s
+        self._not_before_s = clock()  # the next attempt to find it
+        self._busy_until_s = clock()
+        self._under_way = 0
+        self._woken = asyncio.Event()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether requests are sent there."""
+        return not self.lost_because
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Call it after every change; it must return quickly."""
+        self._subscribers.append(callback)
+
+    async def infer(self, request: Request) -> Answer:
+        """See ``Transport.infer``. Refuses at once while the cloud is lost, or wants to be left alone."""
+        if not self.is_up:
+            raise Unavailable(self.lost_because)
+        if (busy_s := self._busy_until_s - self._clock()) > 0:
+            raise Overloaded("the cloud asked to be left alone for a while", busy_s)
+        self._under_way += 1
+        try:
+            answer = await self._transport.infer(request)
+        except Overloaded as error:
+            self._busy_until_s = self._clock() + (error.retry_after_s or self._rhythm.first_retry_s)
+            raise
+        except (DigestMismatch, UnknownModel) as error:
+            self._is_verified = False
+            self.lose(f"the cloud serves something else: {error}")
+            raise
+        except TransportError as error:
+            self.lose(_in_words(error))
+            raise
+        finally:
+            self._under_way -= 1
+        self.estimator.observe(
+            answer.sent_bytes,
+            answer.elapsed_s,
+            received_bytes=answer.received_bytes,
+            far_s=answer.timings.total_s,
+        )
+        return answer
+
+    async def probe(self, size_bytes: int, *, timeout_s: float) -> Probe:
+        """See ``Transport.probe``."""
+        return await self._transport.probe(size_bytes, timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        """See ``Transport.close``."""
+        await self._transport.close()
+
+    def lose(self, reason: str) -> None:
+        """Send nothing there until a check in the background succeeds."""
+        if not self.is_up:
+            return
+        self.lost_because = reason
+        if self._clock() - self._found_s >= self._rhythm.steady_s:
+            self._retry_s = self._rhythm.first_retry_s
+        else:  # it answers checks and fails requests: no request may pay for finding that out again and again
+            self._put_off()
+        _log.warning("the cloud is lost: %s", reason)
+        self._woken.set()
+        self._tell()
+
+    async def watch(self) -> None:
+        """Look after the cloud until cancelled."""
+        while True:
+            if self.is_up:
+                await self._wait(self._rhythm.ping_every_s)
+                if self.is_up:
+                    await self._look()
+            elif (early_s := self._not_before_s - self._clock()) > 0:
+                await self._wait(early_s)
+            elif not await self._find():
+                self._put_off()
+
+    def _put_off(self) -> None:
+        """Try again later, and later still the next time."""
+        self._not_before_s = self._clock() + self._retry_s * self._chance.uniform(0.8, 1.2)
+        self._retry_s = min(self._retry_s * 2, self._rhythm.last_retry_s)
+
+    async def _find(self) -> bool:
+        """Whether the cloud answers and serves this model."""
+        rhythm = self._rhythm
+        try:
+            await self._ping()
+            if not self._is_verified:
+                found = await self._control.get_model(self._name, timeout_s=rhythm.report_timeout_s)
+                if found.digest != self._digest:
+                    raise DigestMismatch(f"its {self._name!r} is {found.digest[:12]}, here it is {self._digest[:12]}")
+                self._is_verified = True
+            if self.report is None:
+                await self._ask_report()
+        except (TransportError, RequestError, CodecError) as error:
+            reason = _in_words(error)
+            if reason != self.lost_because:
+                _log.warning("the cloud cannot be used: %s", reason)
+                self.lost_because = reason
+                self._tell()
+            return False
+        self.lost_because = ""
+        self._found_s = self._clock()
+        _log.info("the cloud answers")
+        self._tell()
+        return True
+
+    async def _look(self) -> None:
+        """What is worth knowing of a cloud that is up, while no request needs the link."""
+        if self._under_way:
+            return  # it would wait behind the request's own bytes, and time those
+        try:
+            await self._ping()
+            if self.estimator.age_s > self._rhythm.stale_s:
+                await self._probe_train()
+                self._tell()
+            is_measuring = self.report is None or self.report.profile is None
+            every_s = self._rhythm.measuring_every_s if is_measuring else self._rhythm.report_every_s
+            if self._clock() - self._reported_s > every_s:
+                await self._ask_report()
+                self._tell()
+        except (TransportError, RequestError, CodecError) as error:
+            if not self._under_way:  # else it may only have waited
+                self.lose(_in_words(error))
+
+    async def _ping(self) -> None:
+        probe = await self._transport.probe(0, timeout_s=self._rhythm.ping_timeout_s)
+        if not self._under_way:
+            self.estimator.observe_round_trip(probe.elapsed_s)
+
+    async def _probe_train(self) -> None:
+        """Probes long enough to be timed: the first opens TCP's window, larger ones follow one that was too quick."""
+        rhythm, estimator = self._rhythm, self.estimator
+        least, most = rhythm.probe_bytes
+        size = int(estimator.bandwidth_bps() * max(2 * estimator.round_trip_s, 0.02) / 8)
+        size = min(max(size, least), most)
+        left = rhythm.train_bytes
+        timed = 0
+        while timed < 3 and size <= left and not self._under_way:
+            left -= size
+            started_s = self._clock()
+            try:
+                probe = await self._transport.probe(size, timeout_s=rhythm.probe_timeout_s)
+            except TransportError:
+                estimator.observe_unfinished(size, self._clock() - started_s)
+                return
+            if self._under_way:
+                return
+            estimator.observe_probe(size, probe.elapsed_s)
+            if probe.elapsed_s > 2 * estimator.round_trip_s:
+                timed += 1
+            else:
+                size *= 4
+
+    async def _ask_report(self) -> None:
+        report = await self._control.get_profile(self._name, timeout_s=self._rhythm.report_timeout_s)
+        self._reported_s = self._clock()
+        if report.profile is not None:
+            try:
+                report.profile.check_fits(self._graph, self._digest)
+            except ProfileMismatch as error:
+                _log.warning("the cloud's profile is of no use: %s", error)
+                report = HostReport(None, report.queue_length, report.slowdown, report.utilisation)
+        self.report = report
+
+    def _tell(self) -> None:
+        for callback in self._subscribers:
+            callback()
+
+    async def _wait(self, seconds: float) -> None:
+        """Until the time is over or the cloud is lost."""
+        self._woken.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+
+def _in_words(error: SplitnnError) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,25 @@
+"""The agent's moments as log lines."""
+
+from __future__ import annotations
+
+import logging
+
+from splitnn.instrument import Instrument
+
+_log = logging.getLogger("device_agent")
+
+
+class Log(Instrument):
+    """One line a change of plan, a degraded request, a recovery."""
+
+    def plan_changed(self, *, old: str, new: str, reason: str) -> None:
+        """See ``Instrument``."""
+        _log.info("new plan: %s (%s; was: %s)", new, reason, old)
+
+    def degraded(self, *, request_id: str, reason: str) -> None:
+        """See ``Instrument``."""
+        _log.warning("request %.64r was finished on the device: %s", request_id, reason)
+
+    def recovered(self) -> None:
+        """See ``Instrument``."""
+        _log.info("the cloud can be used")

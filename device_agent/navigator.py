@@ -1,0 +1,149 @@
+"""Which plan the next request follows, from what is known of both hosts and the link."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from splitnn.cost.bandwidth import LinkEstimator
+from splitnn.cost.estimate import tabulate
+from splitnn.cost.network import Host, Link, Topology
+from splitnn.cost.profile import Profile
+from splitnn.cost.slowdown import SlowdownEstimator
+from splitnn.graph.graph import Graph
+from splitnn.planner.plan import Plan
+from splitnn.runtime.replan import Conditions, Decision, Policy, decide, reprice
+from splitnn.transport.base import Clock, HostReport
+
+DEVICE, CLOUD = "device", "cloud"
+_FRESH_S = 10.0  # what requests told of the cloud's speed counts so long, then its own report does
+_MOVED = 0.05  # conditions that changed less are the same
+_MOVED_S = 0.002
+
+Pin = Literal["auto", "device", "cloud"] | Plan
+"""The planner decides; everything stays on the device or goes to the cloud; this very plan."""
+
+
+class Navigator:
+    """Keeps the current plan, and what observation says of the profiles.
+
+    ``profile`` is the device's, ``stand_in`` takes the place of the cloud's until the cloud tells its own.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        profile: Profile,
+        estimator: LinkEstimator,
+        *,
+        stand_in: Profile,
+        codecs: Sequence[str] = ("raw",),
+        pin: Pin = "auto",
+        policy: Policy | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._graph = graph
+        self._profile = profile
+        self._estimator = estimator
+        self._cloud_profile = stand_in
+        self._reported_slowdown = 1.0
+        self._codecs = tuple(codecs)
+        self._pin = pin
+        self._policy = policy or Policy()
+        self._clock = clock
+        self._device_pace = SlowdownEstimator(clock=clock)
+        self._cloud_pace = SlowdownEstimator(clock=clock)
+        self._decided_at: Conditions | None = None
+        self._since_s = clock()
+        self.on_device = self._all_on(0, self.conditions())
+        self.plan = self.on_device
+
+    @property
+    def uses_cloud(self) -> bool:
+        """Whether the cloud could ever have a part."""
+        return self._pin != "device" and not (isinstance(self._pin, Plan) and self._pin.is_local)
+
+    def learn(self, report: HostReport) -> None:
+        """The cloud told its profile and its load."""
+        if report.profile is not None:
+            self._cloud_profile = report.profile
+        self._reported_slowdown = report.slowdown
+
+    def observe_device(self, layers: Sequence[str], seconds: float) -> None:
+        """The device took so long for these layers, at the batch of the profile."""
+        self._device_pace.observe(seconds, profiled_s=_sum(self._profile, layers))
+
+    def observe_cloud(self, layers: Sequence[str], seconds: float) -> None:
+        """The cloud took so long for these layers, waiting for its processor included."""
+        self._cloud_pace.observe(seconds, profiled_s=_sum(self._cloud_profile, layers))
+
+    def conditions(self) -> Conditions:
+        """What is believed now."""
+        fresh = self._cloud_pace.age_s < _FRESH_S
+        cloud_slowdown = self._cloud_pace.factor if fresh else self._reported_slowdown
+        hosts = Host(DEVICE, self._device_pace.factor), Host(CLOUD, cloud_slowdown)
+        up, down = self._estimator.links(idle_s=self._estimator.typical_idle_s)
+        return Conditions({DEVICE: self._profile, CLOUD: self._cloud_profile}, Topology(hosts, (up,), (down,)))
+
+    def has_moved(self, now: Conditions) -> bool:
+        """Whether the last decision rests on conditions that are over."""
+        return self._decided_at is None or _differ(self._decided_at, now)
+
+    def decide(self, now: Conditions) -> Decision:
+        """Choose the plan for the next requests; some milliseconds of work, on any thread. Changes nothing."""
+        if isinstance(self._pin, Plan):
+            return self._pinned(self._pin, now)
+        if self._pin != "auto":
+            return self._pinned(self._all_on(0 if self._pin == "device" else 1, now), now)
+        held_s = self._clock() - self._since_s
+        return decide(self.plan, self._graph, now, held_s=held_s, codecs=self._codecs, policy=self._policy)
+
+    def follow(self, decision: Decision, now: Conditions) -> None:
+        """Make the plan that was decided under these conditions the current one."""
+        if decision.is_change:
+            self._since_s = self._clock()
+        self._decided_at = now if decision.is_settled else None
+        self.plan = decision.plan
+
+    def restart(self) -> None:
+        """The cloud was found again: whatever is decided next need not wait."""
+        self._decided_at = None
+        self._since_s = -math.inf
+
+    def device_seconds(self, layers: Sequence[str]) -> float:
+        """Predicted seconds of these layers on the device as it is now."""
+        return _sum(self._profile, layers) * self._device_pace.factor
+
+    def _pinned(self, plan: Plan, now: Conditions) -> Decision:
+        priced = reprice(plan, self._graph, now)
+        return Decision(priced, is_change=priced.id != self.plan.id, reason="it was asked for")
+
+    def _all_on(self, tier: int, now: Conditions) -> Plan:
+        table = tabulate(self._graph, now.profiles, now.topology, codecs=self._codecs)
+        tiers = [tier] * len(self._graph)
+        return Plan.priced(self._graph, tiers, table=table, model=self._profile.model, hosts=(DEVICE, CLOUD))
+
+
+def as_cloud(profile: Profile) -> Profile:
+    """A guess at the cloud's speed by somebody who has only measured the device."""
+    return replace(profile, host=CLOUD)
+
+
+def _sum(profile: Profile, layers: Sequence[str]) -> float:
+    return sum(profile.seconds(layer) for layer in layers)
+
+
+def _differ(old: Conditions, new: Conditions) -> bool:
+    def link_differs(before: Link, after: Link) -> bool:
+        rate = abs(after.bandwidth_bps / before.bandwidth_bps - 1) > _MOVED
+        return rate or abs(after.latency_s - before.latency_s) > max(_MOVED_S, before.latency_s * 2 * _MOVED)
+
+    hosts = zip(old.topology.hosts, new.topology.hosts, strict=True)
+    return (
+        old.profiles[CLOUD] is not new.profiles[CLOUD]
+        or any(abs(after.slowdown / before.slowdown - 1) > _MOVED for before, after in hosts)
+        or any(link_differs(*pair) for pair in zip(old.topology.up, new.topology.up, strict=True))
+    )

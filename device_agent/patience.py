@@ -1,0 +1,29 @@
+"""How long a request waits for the cloud, so that enough of its deadline is left to finish on the device. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """The cloud gets a multiple of what was predicted for it, but never what the device needs for the rest."""
+
+    multiple: float = 3.0
+    slack_s: float = 0.3  # a multiple of a few milliseconds would be less than a busy machine's hiccup
+    reserve_multiple: float = 1.5
+    reserve_slack_s: float = 0.02
+
+    def until_s(self, *, now_s: float, deadline_s: float, remote_s: float, local_s: float) -> float | None:
+        """The instant at which to stop waiting; None when there is no time to ask the cloud at all.
+
+        ``remote_s`` is the predicted time of transfer and tail, ``local_s`` that of the tail on the device. A deadline
+        that the device cannot keep in any case is the cloud's alone.
+        """
+        reserve_s = local_s * self.reserve_multiple + self.reserve_slack_s
+        patient_s = now_s + remote_s * self.multiple + self.slack_s
+        if now_s + remote_s <= deadline_s - reserve_s:
+            return min(patient_s, deadline_s - reserve_s)
+        if now_s + local_s > deadline_s and remote_s < local_s:
+            return deadline_s
+        return None

@@ -1,0 +1,189 @@
+"""The life of the agent: bind, load, measure, say that it is ready, serve, drain. Composes; owns no algorithm."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from grpc_health.v1 import health_pb2
+
+from device_agent.agent import Agent
+from device_agent.cloud import Cloud
+from device_agent.emulation import SlowEngine, SlowTransport
+from device_agent.log import Log
+from device_agent.navigator import DEVICE, Navigator, Pin, as_cloud
+from device_agent.settings import Settings
+from splitnn.cli.sources import open_model, open_profile
+from splitnn.cost.bandwidth import LinkEstimator
+from splitnn.cost.network import parse_link
+from splitnn.cost.profile import Profile
+from splitnn.cost.profiler import profile
+from splitnn.graph.model import Model
+from splitnn.planner.plan import Plan
+from splitnn.runtime.address import split_address
+from splitnn.runtime.engine import Engine, Limits
+from splitnn.transport.base import Transport
+from splitnn.transport.codec import CODECS
+from splitnn.transport.open_inference import OPEN_INFERENCE, GrpcTransport
+from splitnn.transport.server import Health, build_server, listen
+
+_log = logging.getLogger(__name__)
+CLOUD_HEALTH = "splitnn.cloud"
+"""The service name under which grpc.health.v1 tells whether the cloud can be used."""
+
+_LINGER_S = 2.0
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def serve(settings: Settings, told: asyncio.Event) -> int:
+    """Serve until ``told`` is set; the exit status. The cloud may come later, go, and come back.
+
+    Raises:
+        Unavailable: the port is in use.
+        SplitnnError, ValueError, OSError: the model, the profile or the plan cannot be used; the message says why.
+    """
+    torch.set_num_threads(1)
+    loading = Engine("loading")
+    try:
+        made = asyncio.ensure_future(loading.run(lambda: _load(settings), deadline_s=math.inf))
+        stop = asyncio.ensure_future(told.wait())
+        await asyncio.wait((made, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not made.done():
+            made.cancel()
+            return 0
+        model, measured = made.result().result
+    finally:
+        loading.close()
+    return await _serve(settings, told, model, measured)
+
+
+async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured: Profile) -> int:
+    name = settings.name or _name_of(settings.model)
+    engine = _engine(settings)
+    transport = GrpcTransport(settings.server)
+    estimator = LinkEstimator(parse_link(settings.link))
+    cloud = Cloud(
+        _slowed(transport, settings.slowdown),
+        transport.control,
+        estimator,
+        name=name,
+        digest=model.digest,
+        graph=model.graph,
+    )
+    own = measured.scaled(settings.slowdown, host=DEVICE)
+    navigator = Navigator(
+        model.graph,
+        own,
+        estimator,
+        stand_in=as_cloud(measured),
+        codecs=settings.codecs,
+        pin=_pin(settings.plan, model),
+    )
+    agent = Agent(
+        model,
+        cloud,
+        navigator,
+        engine,
+        name=name,
+        profile=own,
+        deadline_s=settings.deadline_s,
+        slowdown=settings.slowdown,
+        instrument=Log(),
+    )
+    server, checks = build_server(agent, reporter=agent)
+    port = listen(server, settings.listen)
+    await checks.set("", _SERVING)
+    await checks.set(OPEN_INFERENCE, _SERVING)
+    await checks.set(CLOUD_HEALTH, _NOT_SERVING)
+    await server.start()
+    running = [asyncio.create_task(_tell_health(cloud, checks)), asyncio.create_task(agent.steer())]
+    if navigator.uses_cloud:
+        running.append(asyncio.create_task(cloud.watch()))
+    try:
+        if settings.slowdown != 1:
+            _log.warning("emulating a device %g times slower by sleeping", settings.slowdown)
+        host, _ = split_address(settings.listen)
+        print(f"splitnn-agent ready on {host}:{port}: {name} with the cloud at {settings.server}", flush=True)
+        stopped = asyncio.create_task(told.wait())
+        await asyncio.wait((stopped, *running), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        for task in running:
+            if task.done():
+                task.result()  # none ever ends but by a defect, which must not go on unseen
+        await checks.enter_graceful_shutdown()
+        _log.info("shutting down: requests under way get %.1f s", settings.grace_s)
+        if not await agent.drain(settings.grace_s):
+            _log.warning("requests were still under way after %.1f s; they fail", settings.grace_s)
+    finally:
+        for task in running:
+            task.cancel()
+        await server.stop(_LINGER_S)
+        await cloud.close()
+        engine.close()
+    _log.info("stopped")
+    return 0
+
+
+async def _tell_health(cloud: Cloud, checks: Health) -> None:
+    """Keep the health of ``splitnn.cloud`` true."""
+    changed = asyncio.Event()
+    cloud.subscribe(changed.set)
+    while True:
+        changed.clear()
+        await checks.set(CLOUD_HEALTH, _SERVING if cloud.is_up else _NOT_SERVING)
+        await changed.wait()
+
+
+def _load(settings: Settings) -> tuple[Model, Profile]:
+    """The model and this machine's own profile of it, without any emulated slowdown."""
+    _log.info("loading %s", settings.model)
+    model = open_model(settings.model)
+    if settings.profile:
+        measured = open_profile(settings.profile)
+        measured.check_fits(model.graph, model.digest)
+    else:
+        _log.info("measuring the model's layers on this device")
+        measured = profile(model, host=DEVICE, codecs={name: CODECS[name] for name in settings.codecs})
+    if settings.save_profile:
+        Path(settings.save_profile).write_text(json.dumps(measured.to_json()))
+    _pin(settings.plan, model)  # a plan that does not fit is told now
+    return model, measured
+
+
+def _pin(text: str, model: Model) -> Pin:
+    if text in ("auto", "device", "cloud"):
+        return cast(Literal["auto", "device", "cloud"], text)
+    try:
+        plan = Plan.parse(text, model.graph, model=model.digest)
+    except ValueError as error:
+        raise ValueError(f"--plan is auto, device, cloud or a plan's line; {error}") from error
+    if len(plan.hosts) != 2:
+        raise ValueError(f"--plan: a plan for the device and the cloud has two hosts, not {list(plan.hosts)}")
+    return plan
+
+
+def _engine(settings: Settings) -> Engine:
+    limits = Limits(waiting=settings.max_waiting)
+    if settings.slowdown == 1:
+        return Engine("compute", limits=limits)
+    return SlowEngine("compute", factor=settings.slowdown, limits=limits)
+
+
+def _slowed(transport: Transport, factor: float) -> Transport:
+    return transport if factor == 1 else SlowTransport(transport, factor=factor)
+
+
+def _name_of(model: str) -> str:
+    """What ``cloud_server`` calls the same model: a folder or a factory by its own name."""
+    with contextlib.suppress(OSError):
+        if Path(model).is_dir():
+            return Path(model).resolve().name
+    return model.rpartition(":")[2]

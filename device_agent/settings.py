@@ -1,0 +1,72 @@
+"""What the agent can be told: flags, or keys of one TOML file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from splitnn.cost.network import parse_link
+from splitnn.runtime.address import is_loopback, split_address
+from splitnn.transport.codec import CODECS
+
+
+def _about(text: str, shape: str = "") -> dict[str, Any]:
+    return {"help": text, **({"shape": shape} if shape else {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Which model, where the cloud is, and how to run the one with the other.
+
+    Raises:
+        ValueError: a value that cannot be used; names its flag.
+    """
+
+    server: str = field(metadata=_about("the cloud server; it may start later", "HOST:PORT"))
+    model: str = field(metadata=_about("a name from the zoo, package.module:factory, or a packed folder", "NAME|DIR"))
+    listen: str = field(default="127.0.0.1:0", metadata=_about("where applications find the agent", "HOST:PORT"))
+    name: str = field(default="", metadata=_about("what the model is called on both sides; the model's own by default"))
+    codecs: tuple[str, ...] = field(
+        default=("raw",), metadata=_about(f"that tensors may travel in; lossy ones only if named: {', '.join(CODECS)}")
+    )
+    plan: str = field(default="auto", metadata=_about("auto, device, cloud, or a plan's line to stay with", "PLAN"))
+    link: str = field(default="10Mbps/20ms", metadata=_about("what to believe of the link at first", "RATE/RTT"))
+    profile: str = field(default="", metadata=_about("this device's profile; measured at the start without", "FILE"))
+    save_profile: str = field(default="", metadata=_about("where to keep what was measured", "FILE"))
+    slowdown: float = field(default=1.0, metadata=_about("stand for a device this many times slower, by sleeping", "X"))
+    deadline_s: float = field(default=30.0, metadata=_about("the longest that a request may take", "SECONDS"))
+    grace_s: float = field(default=10.0, metadata=_about("for requests under way when told to stop", "SECONDS"))
+    max_waiting: int = field(default=64, metadata=_about("requests that may wait for the processor", "N"))
+    insecure: bool = field(default=False, metadata=_about("serve a public address: anybody on the network may use it"))
+    log_level: Literal["debug", "info", "warning", "error"] = field(
+        default="info", metadata=_about("least severity that is logged")
+    )
+
+    def __post_init__(self) -> None:
+        if unknown := [codec for codec in self.codecs if codec not in CODECS]:
+            raise ValueError(f"--codecs: no codec is called {unknown[0]!r}; there are {', '.join(CODECS)}")
+        if not self.codecs:
+            raise ValueError("--codecs names at least one codec, such as raw")
+        if not (math.isfinite(self.slowdown) and self.slowdown >= 1):
+            raise ValueError(f"--slowdown is a finite number of at least 1, not {self.slowdown}")
+        if not (0 < self.deadline_s <= 3600):
+            raise ValueError(f"--deadline-s lies between 0 and 3600, not {self.deadline_s}")
+        if not (0 <= self.grace_s <= 3600):
+            raise ValueError(f"--grace-s lies between 0 and 3600, not {self.grace_s}")
+        if self.max_waiting < 1:
+            raise ValueError(f"--max-waiting is at least 1, not {self.max_waiting}")
+        for flag, parse, text in (
+            ("link", parse_link, self.link),
+            ("server", split_address, self.server),
+            ("listen", split_address, self.listen),
+        ):
+            try:
+                parse(text)
+            except ValueError as error:
+                raise ValueError(f"--{flag}: {error}") from error
+        if not (self.insecure or is_loopback(split_address(self.listen)[0])):
+            raise ValueError(
+                f"--listen {self.listen} can be reached from other machines, and nothing on the way would be "
+                "encrypted; listen on 127.0.0.1, or say --insecure"
+            )
