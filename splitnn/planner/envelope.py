@@ -20,7 +20,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Literal
 
-from splitnn.cost.estimate import Codecs
+from splitnn.cost.estimate import Codecs, nanoseconds
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
@@ -42,8 +42,12 @@ class Piece:
 
     def latency_s(self, bandwidth_bps: float, *, round_trip_s: float = 0.0) -> float:
         """Seconds that a request takes at that bandwidth of, and round trip over, the first hop."""
+        return self.latency_ns(bandwidth_bps, nanoseconds(round_trip_s)) * 1e-9
+
+    def latency_ns(self, bandwidth_bps: float, round_trip_ns: int) -> float:
+        """The same in nanoseconds, in which equal plans compare equal."""
         line = self.line
-        return (line.fixed_ns + line.slope_ns / bandwidth_bps) * 1e-9 + (round_trip_s if line.uses_hop else 0.0)
+        return line.fixed_ns + line.slope_ns / bandwidth_bps + (round_trip_ns if line.uses_hop else 0)
 
 
 class Envelope:
@@ -94,7 +98,7 @@ class Envelope:
         """Every plan that is ever best at that round trip, by ascending bandwidth, without gaps."""
         if self._local is None:
             return tuple(self._pieces)
-        round_trip_ns = Fraction(self._usual(round_trip_s)) * 10**9
+        round_trip_ns = nanoseconds(self._usual(round_trip_s))
         for number, piece in enumerate(self._pieces):  # the first one that still pays is cut short, later ones are not
             gain_ns = self._local.line.fixed_ns - piece.line.fixed_ns - round_trip_ns
             if not piece.line.uses_hop or gain_ns <= 0 or piece.line.slope >= gain_ns * Fraction(piece.high_bps):
@@ -111,7 +115,7 @@ class Envelope:
         if (
             self._local is not None
             and piece.line.uses_hop
-            and piece.latency_s(bandwidth_bps, round_trip_s=round_trip_s) >= self._local.line.fixed_ns * 1e-9
+            and piece.latency_ns(bandwidth_bps, nanoseconds(round_trip_s)) >= self._local.line.fixed_ns
         ):
             return self._local
         return piece

@@ -16,6 +16,12 @@ class TierRanges:
     lowest: Sequence[int]
     highest: Sequence[int]
 
+    def ends(self, hop: int) -> range:
+        """How many of the first layers can stay before the hop, all others lying beyond it."""
+        first_moved = next((i for i, tier in enumerate(self.lowest) if tier > hop), len(self.lowest))
+        last_kept = next((i for i in range(len(self.highest) - 1, -1, -1) if self.highest[i] <= hop), -1)
+        return range(last_kept + 1, first_moved + 1)
+
 
 def tier_ranges(graph: Graph, pins: Mapping[str, str], hosts: Sequence[str]) -> TierRanges:
     """What the pins (layer to host) leave open: no layer before a pinned one runs later, none after it earlier.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from splitnn.planner.region import Crossing, cut_segment
 from splitnn.planner.terms import Terms
@@ -61,15 +61,8 @@ class _Search:
         terms = self._terms
         layers, wires = terms.layout.layers, terms.layout.wires
         move, carry = terms.move[hop], terms.carry[hop]
-        steps = [0] * (layers + 2)
-        for wire, cost in zip(wires, carry, strict=True):
-            steps[wire.producer + 1] += cost
-            steps[wire.readers[-1] + 1] -= cost
-        crossing = list(accumulate(steps))  # [k]: all wires from before position k to k or later
-        moved = list(accumulate(reversed(move), initial=0))[::-1]  # [k]: all layers from position k on
+        crossing, moved, ends = terms.crossing(hop), terms.moved(hop), terms.tiers.ends(hop)
         outside, bound = [], []
-        first_moved = next((i for i, tier in enumerate(terms.tiers.lowest) if tier > hop), layers)
-        last_kept = next((i for i in range(layers - 1, -1, -1) if terms.tiers.highest[i] <= hop), -1)
         for segment in self._segments:
             start, stop = segment.inside.start, segment.inside.stop
             rest = moved[stop] + crossing[start] + (terms.round_trip[hop] if stop < layers else 0)
@@ -86,7 +79,7 @@ class _Search:
                         else:
                             certain[wire.producer] += cost
                 inner += sum([min(move[layer], kept) for layer, kept in certain.items()])
-            allowed = last_kept < stop and start <= first_moved
+            allowed = ends.start <= stop and start < ends.stop
             outside.append(rest if allowed else _FORBIDDEN)
             bound.append(outside[-1] + inner)
         self._outside.append(outside)

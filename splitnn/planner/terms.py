@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from splitnn.cost.estimate import CostTable
 from splitnn.graph.graph import Graph
@@ -30,6 +31,18 @@ class Terms:
     carry: Sequence[Sequence[int]]  # hop, wire
     round_trip: Sequence[int]  # hop
     tiers: TierRanges
+
+    def crossing(self, hop: int) -> list[int]:
+        """[k]: cost of carrying over the hop every wire from before position k to k or later."""
+        steps = [0] * (self.layout.layers + 2)
+        for wire, cost in zip(self.layout.wires, self.carry[hop], strict=True):
+            steps[wire.producer + 1] += cost
+            steps[wire.readers[-1] + 1] -= cost
+        return list(accumulate(steps[:-1]))
+
+    def moved(self, hop: int) -> list[int]:
+        """[k]: cost of moving over the hop every layer from position k on."""
+        return list(accumulate(reversed(self.move[hop]), initial=0))[::-1]
 
 
 def terms_of(graph: Graph, table: CostTable, tiers: TierRanges) -> Terms:
