@@ -26,7 +26,7 @@ from splitnn.cost.profile import Profile
 from splitnn.cost.profiler import profile
 from splitnn.graph.model import Model
 from splitnn.planner.plan import Plan
-from splitnn.runtime.address import split_address
+from splitnn.runtime.address import parse_address
 from splitnn.runtime.engine import Engine, Limits
 from splitnn.transport.base import Transport
 from splitnn.transport.codec import CODECS
@@ -110,7 +110,7 @@ async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured
     try:
         if settings.slowdown != 1:
             _log.warning("emulating a device %g times slower by sleeping", settings.slowdown)
-        host, _ = split_address(settings.listen)
+        host, _ = parse_address(settings.listen)
         print(f"splitnn-agent ready on {host}:{port}: {name} with the cloud at {settings.server}", flush=True)
         stopped = asyncio.create_task(told.wait())
         await asyncio.wait((stopped, *running), return_when=asyncio.FIRST_COMPLETED)

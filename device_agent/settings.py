@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from splitnn.cost.network import parse_link
-from splitnn.runtime.address import is_loopback, split_address
+from splitnn.runtime.address import is_loopback, parse_address
 from splitnn.transport.codec import CODECS
 
 
@@ -58,14 +58,14 @@ class Settings:
             raise ValueError(f"--max-waiting is at least 1, not {self.max_waiting}")
         for flag, parse, text in (
             ("link", parse_link, self.link),
-            ("server", split_address, self.server),
-            ("listen", split_address, self.listen),
+            ("server", parse_address, self.server),
+            ("listen", parse_address, self.listen),
         ):
             try:
                 parse(text)
             except ValueError as error:
                 raise ValueError(f"--{flag}: {error}") from error
-        if not (self.insecure or is_loopback(split_address(self.listen)[0])):
+        if not (self.insecure or is_loopback(parse_address(self.listen)[0])):
             raise ValueError(
                 f"--listen {self.listen} can be reached from other machines, and nothing on the way would be "
                 "encrypted; listen on 127.0.0.1, or say --insecure"

@@ -1,15 +1,15 @@
-"""Where a program listens: ``host:port`` as text, and whether other machines could reach it there."""
+"""``HOST:PORT`` as a user writes it, and who can reach it."""
 
 from __future__ import annotations
 
 import ipaddress
 
 
-def split_address(text: str) -> tuple[str, int]:
-    """``127.0.0.1:8500`` or ``[::1]:8500`` as host and port.
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port; an IPv6 host keeps its brackets.
 
     Raises:
-        ValueError: the text is no such address.
+        ValueError: it is no address.
     """
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 2**16):
@@ -18,7 +18,7 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it; a name other than localhost is taken for public."""
+    """Whether only this machine can reach a server that listens there. A name other than localhost counts as public."""
     if host == "localhost":
         return True
     try:
