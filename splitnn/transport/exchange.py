@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import grpc
@@ -68,9 +68,10 @@ class StreamExchange:
 
     @contextmanager
     def naming(self, request_id: str) -> Iterator[str]:
-        """The id that the message shall carry: the caller's, made unique among those under way."""
+        """The id that the message shall carry: the caller's, made unique among those that may yet be answered."""
+        late = self._stream.unanswered if self._stream is not None else ()
         name = request_id
-        while not name or name in self._names:
+        while not name or name in self._names or name in late:
             self._named += 1
             name = f"{request_id}#{self._named}"
         self._names.add(name)
@@ -103,6 +104,7 @@ class _Stream:
     def __init__(self, call: Any) -> None:
         self._call = call
         self._waiting: dict[str, asyncio.Future[Received]] = {}
+        self.unanswered: set[str] = set()  # an answer may still come although its asker gave up
         self._turn = asyncio.Lock()
         self._sending: set[asyncio.Task[None]] = set()
         self._reader = asyncio.create_task(self._read())
@@ -114,6 +116,7 @@ class _Stream:
     async def ask(self, message: bytes, key: str) -> Received:
         answer: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
         self._waiting[key] = answer
+        self.unanswered.add(key)
         try:
             # Cancelling a write ends the whole stream, so the write is a task that no asker cancels.
             sending = asyncio.create_task(self._send(key, message))
@@ -130,6 +133,7 @@ class _Stream:
     async def _send(self, key: str, message: bytes) -> None:
         async with self._turn:
             if key not in self._waiting:
+                self.unanswered.discard(key)
                 return  # nobody waits any more
             try:
                 await self._call.write(message)
@@ -155,6 +159,7 @@ class _Stream:
     def _deliver(self, message: bytes) -> None:
         rest, responses = take_apart(message, _INFER_RESPONSE)
         received = receive_answer(responses[-1] if responses else b"")
+        self.unanswered.discard(received.head.id)
         answer = self._waiting.get(received.head.id)
         if answer is None or answer.done():
             return  # its asker has given up
@@ -187,7 +192,8 @@ async def serve_stream(
         finally:
             places.release()
         async with turn:
-            await context.write(b"".join(parts))
+            with suppress(grpc.aio.BaseError):  # the near side is gone; reading ends too
+                await context.write(b"".join(parts))
 
     async with asyncio.TaskGroup() as group:
         async for message in messages:
