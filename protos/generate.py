@@ -12,7 +12,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from grpc_tools import protoc
+from grpc_tools import protoc  # type: ignore[import-not-found]  # in the environment of its own only
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path("splitnn/proto")
