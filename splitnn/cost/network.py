@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_RATE = {"bps": 1.0, "kbps": 1e3, "mbps": 1e6, "gbps": 1e9}
+_RATE = {"bps": 1.0, "kbps": 1e3, "Mbps": 1e6, "Gbps": 1e9}
 _TIME = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _NUMBER = r"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)"
 
@@ -84,10 +84,11 @@ def parse_link(text: str) -> tuple[Link, Link]:
     Raises:
         ValueError: the text is no link.
     """
-    rates, _, round_trip = text.strip().partition("/")
-    up, _, down = rates.partition(":")
-    latency_s = parse_seconds(round_trip) / 2 if round_trip else 0.0
-    return Link(parse_rate(up), latency_s), Link(parse_rate(down or up), latency_s)
+    plain = re.sub(r"bit/s", "bps", text.strip(), flags=re.IGNORECASE)
+    rates, slash, round_trip = plain.partition("/")
+    up, colon, down = rates.partition(":")
+    latency_s = parse_seconds(round_trip) / 2 if slash else 0.0
+    return Link(parse_rate(up), latency_s), Link(parse_rate(down if colon else up), latency_s)
 
 
 def parse_rate(text: str) -> float:
@@ -96,11 +97,14 @@ def parse_rate(text: str) -> float:
     Raises:
         ValueError: the text is no rate, or the rate is not above 0.
     """
+    if re.search(r"B(ps|/s)", text):
+        raise ValueError(f"{text!r} is in bytes; write bits, such as 20Mbps")
     plain = text.strip().lower().replace("bit/s", "bps").replace("bits", "bps").replace("bit", "bps")
     match = re.fullmatch(_NUMBER + r"\s*([a-z]+)", plain)
-    if not match or match[2] not in _RATE:
+    factors = {unit.lower(): factor for unit, factor in _RATE.items()}
+    if not match or match[2] not in factors:
         raise ValueError(f"{text!r} is no rate; write a number and bps, kbps, Mbps or Gbps, such as 20Mbps")
-    rate = float(match[1]) * _RATE[match[2]]
+    rate = float(match[1]) * factors[match[2]]
     if not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"{text!r} is no usable rate: it must be finite and above 0")
     return rate
@@ -123,7 +127,8 @@ def parse_seconds(text: str) -> float:
 
 def format_rate(bits_per_second: float) -> str:
     """The rate as ``parse_rate`` reads it, to three digits: ``"12.5Mbps"``."""
-    for unit, factor in (("Gbps", 1e9), ("Mbps", 1e6), ("kbps", 1e3)):
-        if bits_per_second >= factor:
-            return f"{bits_per_second / factor:.3g}{unit}"
-    return f"{bits_per_second:.3g}bps"
+    for unit, factor in _RATE.items():
+        digits = f"{bits_per_second / factor:.3g}"
+        if float(digits) < 1000:
+            return digits + unit
+    return f"{bits_per_second / 1e9:.0f}Gbps"

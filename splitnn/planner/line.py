@@ -51,7 +51,7 @@ def parse_line(text: str, layers: int) -> Line:
         raise ValueError(f"not a plan: {text!r} has {len(fields)} fields separated by ' | '")
     *places, model, mode, latency = fields
     digest = re.fullmatch(r"model (\S+)", model)
-    seconds = re.fullmatch(r"([0-9.]+(?:e[+-]?[0-9]+)?) ms", latency)
+    seconds = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?) ms", latency)
     if not digest or not seconds:
         raise ValueError(f"not a plan: it ends in {' | '.join(fields[-3:])!r}, not in 'model DIGEST | MODE | TIME ms'")
     latency_s = float(seconds[1]) / 1e3
