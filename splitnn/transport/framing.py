@@ -17,6 +17,7 @@ import torch
 from google.protobuf.message import DecodeError
 
 from splitnn.errors import CodecError, PayloadTooLarge
+from splitnn.graph.graph import DTYPE_BYTES
 from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import Answer, Clock, Parameter, Request, Timings
 from splitnn.transport.codec import CODECS, codec
@@ -135,7 +136,7 @@ def receive_answer(message: Payload) -> Received:
 
 def timeout_s_of(received: Received) -> float:
     """Seconds that the request allows in its parameter ``timeout`` (Triton's, microseconds); infinite without one."""
-    if not received.head.parameters:
+    if "timeout" not in received.head.parameters:
         return math.inf
     timeout = received.head.parameters["timeout"]
     return (timeout.int64_param or timeout.uint64_param or math.inf) * 1e-6
@@ -152,14 +153,16 @@ def read_request(received: Received, *, limits: Limits, deadline_s: float, reque
     parameters = _read_parameters(head.parameters)
     digest = parameters.pop("splitnn_digest", "")
     parameters.pop("timeout", None)
-    codecs = {tensor.name: _codec_of(tensor) for tensor in (*head.inputs, *head.outputs)}
+    arrived = [_described(tensor) for tensor in head.inputs]
+    codecs = {tensor.name: tensor.codec for tensor in arrived if tensor.codec != "raw"}
+    codecs |= {output.name: _codec_of(output) for output in head.outputs if output.parameters}
     return Request(
         model=head.model_name,
         version=head.model_version,
         digest=str(digest),
         request_id=request_id,
-        tensors=_tensors(received, head.inputs, limits=limits),
-        codecs={name: chosen for name, chosen in codecs.items() if chosen != "raw"},
+        tensors=_tensors(arrived, received, head.inputs, limits=limits),
+        codecs=codecs,
         wanted=tuple(output.name for output in head.outputs),
         parameters=parameters,
         deadline_s=deadline_s,
@@ -171,9 +174,9 @@ def read_answer(received: Received, *, limits: Limits) -> Answer:
     head = received.head
     parameters = _read_parameters(head.parameters)
     return Answer(
-        tensors=_tensors(received, head.outputs, limits=limits),
+        tensors=_tensors([_described(tensor) for tensor in head.outputs], received, head.outputs, limits=limits),
         version=head.model_version,
-        timings=Timings(*(float(parameters.pop(name, 0.0)) for name in _TIMINGS)),
+        timings=Timings(*(_seconds(parameters.pop(name, 0.0)) for name in _TIMINGS)),
         parameters=parameters,
         received_bytes=received.size_bytes,
     )
@@ -221,18 +224,23 @@ def _frame(head: Any, payloads: list[Payload], tensors: tuple[EncodedTensor, ...
 
 def _receive(message: Payload, kind: Any, *, field: int) -> Received:
     rest, payloads = take_apart(message, field)
+    if len(payloads) > _MOST_TENSORS:
+        raise PayloadTooLarge(f"{len(payloads)} tensors in one message; at most {_MOST_TENSORS}")
     try:
         return Received(kind.FromString(rest), payloads, len(message))
     except DecodeError as error:
         raise CodecError(f"not a {kind.DESCRIPTOR.name}: {error}") from error
 
 
-def _tensors(received: Received, entries: Any, *, limits: Limits) -> dict[str, torch.Tensor | int]:
-    if len(entries) > _MOST_TENSORS:
-        raise PayloadTooLarge(f"{len(entries)} tensors in one message; at most {_MOST_TENSORS}")
+def _seconds(value: Parameter) -> float:
+    return value if isinstance(value, float) else 0.0
+
+
+def _tensors(
+    arrived: list[_Described], received: Received, entries: Any, *, limits: Limits
+) -> dict[str, torch.Tensor | int]:
     if received.payloads and len(received.payloads) != len(entries):
         raise CodecError(f"{len(entries)} tensors are described but {len(received.payloads)} have raw contents")
-    arrived = [_described(tensor) for tensor in entries]
     decoded_bytes = sum(_decoded_bytes(tensor) for tensor in arrived)
     if decoded_bytes > limits.decoded_bytes:
         raise PayloadTooLarge(f"the tensors take {decoded_bytes} bytes; at most {limits.decoded_bytes} are accepted")
@@ -264,6 +272,8 @@ class _Described:
 
 def _decoded_bytes(tensor: _Described) -> int:
     try:
+        if not tensor.strides and min(tensor.shape, default=0) >= 0:
+            return math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]  # the usual case, quickly
         layout = Layout(tensor.shape, tensor.strides)
         return max(layout.elements, layout.span) * dtype_named(tensor.dtype).itemsize
     except CodecError as error:

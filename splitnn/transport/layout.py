@@ -138,6 +138,8 @@ class Layout:
 
 def strides_of(tensor: torch.Tensor) -> tuple[int, ...]:
     """The strides of a tensor, ``()`` when they are the contiguous ones."""
+    if tensor.is_contiguous() and 0 not in tensor.shape and 1 not in tensor.shape:
+        return ()  # the usual case, quickly; dimensions of size 1 may have any stride
     strides = tensor.stride()
     return () if strides == _contiguous(tuple(tensor.shape)) else strides
 

@@ -10,6 +10,7 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager
+from importlib import metadata
 from typing import Any, Literal, Protocol
 
 import grpc
@@ -186,7 +187,9 @@ class _Front:
         return pb.ModelReadyResponse(ready=self._service.is_ready(request.name, request.version))
 
     async def server_metadata(self, request: Any) -> Any:
-        return pb.ServerMetadataResponse(name="splitnn", version="2", extensions=["splitnn_cut", "splitnn_codec"])
+        return pb.ServerMetadataResponse(
+            name="splitnn", version=_version(), extensions=["splitnn_cut", "splitnn_codec"]
+        )
 
     async def model_metadata(self, request: Any) -> Any:
         found = await self._service.describe(request.name, request.version)
@@ -245,6 +248,13 @@ class _Front:
                 f"the answer takes {frame.size_bytes} bytes; at most {self._limits.message_bytes} are sent"
             )
         return frame
+
+
+def _version() -> str:
+    try:
+        return metadata.version("splitnn")
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return "unknown"
 
 
 def _is_quick(tensors: Mapping[str, torch.Tensor | int], codecs: Mapping[str, str]) -> bool:
