@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -96,8 +96,13 @@ def packages(folder: Path, *names: str) -> str:
     return str(folder / "models")
 
 
-async def wait_for_queue(transport: GrpcTransport, model: str, length: int) -> None:
-    while (await transport.control.get_profile(model, timeout_s=LIMIT_S)).queue_length < length:
+async def wait_until_admitted(transport: GrpcTransport, model: str, requests: Sequence[asyncio.Task[Answer]]) -> None:
+    """Until the server has all of these requests. As long as some wait, one runs, and the others wait or are done."""
+    while True:
+        waiting = (await transport.control.get_profile(model, timeout_s=LIMIT_S)).queue_length
+        assert not all(each.done() for each in requests)
+        if waiting and waiting + sum(each.done() for each in requests) == len(requests) - 1:
+            return
         await asyncio.sleep(0.01)
 
 
@@ -145,7 +150,7 @@ def test_told_to_stop_it_finishes_what_is_under_way_and_takes_nothing_new(tmp_pa
     async def scenario(running: Server) -> None:
         async with transport_to(running.address) as transport:
             under_way = [asyncio.create_task(transport.infer(request("slow"))) for _ in range(8)]
-            await wait_for_queue(transport, "slow", 3)
+            await wait_until_admitted(transport, "slow", under_way)
             running.process.terminate()
             while await refused(transport) is False:
                 await asyncio.sleep(0.01)
