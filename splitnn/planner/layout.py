@@ -12,20 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from splitnn.graph.graph import Graph
 
 
-@dataclass(frozen=True, slots=True)
-class Wire:
-    """A tensor that layers read."""
+class Wire(NamedTuple):
+    """A tensor that layers read. A tuple, because a layout holds one a tensor."""
 
     producer: int  # position of the layer that makes it; -1 for a model input, which starts on the device
     readers: tuple[int, ...]  # positions, ascending
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """The open layers between two neighbouring landmarks (or the ends of the model), where a hop may cut."""
 
     inside: range  # positions; the landmark before it is inside.start - 1, the one after it inside.stop
@@ -59,17 +58,19 @@ def wired_tensors(graph: Graph) -> list[str]:
 def _segments(layers: int, wires: Sequence[Wire]) -> tuple[Segment, ...]:
     marks = [-1, *_landmarks(layers, wires), layers]
     insides = [range(before + 1, after) for before, after in pairwise(marks)]
-    segment_at = [-1] * (layers + 1)  # position (the last entry serves position -1) -> segment that it is inside of
-    for number, inside in enumerate(insides):
-        for position in inside:
-            segment_at[position] = number
     touching: list[list[int]] = [[] for _ in insides]
-    for number, wire in enumerate(wires):
-        at = {segment_at[position] for position in (wire.producer, *wire.readers)}
-        for segment in at:
-            if segment >= 0:
+    if len(marks) < layers + 2:
+        segment_at = [-1] * (layers + 1)  # position -> segment that it is inside of; the last entry is for position -1
+        for number, inside in enumerate(insides):
+            for position in inside:
+                segment_at[position] = number
+        for number, (producer, readers) in enumerate(wires):
+            at = {segment_at[position] for position in readers}
+            at.add(segment_at[producer])
+            at.discard(-1)
+            for segment in at:
                 touching[segment].append(number)
-    return tuple(Segment(inside, tuple(touched)) for inside, touched in zip(insides, touching, strict=True))
+    return tuple([Segment(inside, tuple(touched)) for inside, touched in zip(insides, touching, strict=True)])
 
 
 def _landmarks(layers: int, wires: Sequence[Wire]) -> list[int]:
@@ -79,11 +80,11 @@ def _landmarks(layers: int, wires: Sequence[Wire]) -> list[int]:
     after it comes from it exactly when each later layer reads from k or later.
     """
     first_reader, last_source = [layers] * layers, [-1] * layers
-    for wire in wires:
-        if wire.producer >= 0:
-            first_reader[wire.producer] = min(first_reader[wire.producer], wire.readers[0])
-            for reader in wire.readers:
-                last_source[reader] = max(last_source[reader], wire.producer)
+    for producer, readers in wires:
+        if producer >= 0:
+            first_reader[producer] = min(first_reader[producer], readers[0])
+            for reader in readers:
+                last_source[reader] = max(last_source[reader], producer)
     waits_until = accumulate(first_reader, max, initial=0)  # [k]: the first reader of the layer that waits longest
     reads_from = list(accumulate(reversed(last_source), min, initial=layers))[-2::-1]  # [k]: of the layers after k
     return [k for k, (until, since) in enumerate(zip(waits_until, reads_from, strict=False)) if until <= k <= since]

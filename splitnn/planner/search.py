@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from splitnn.planner.region import Crossing, cut_segment
 from splitnn.planner.terms import Terms
@@ -93,10 +93,12 @@ class _Search:
             return [(range(1), count - 1 - bound[::-1].index(min(bound)))]
         best = [[0] * (count + 1)]  # [h][j]: the first h hops in the first j segments
         for after in range(1, self._hops + 1):
-            row = [_FORBIDDEN << 1]
-            for j in range(count):
-                row.append(min(row[j], *[best[g][j] + self._cost((range(g, after), j)) for g in range(after)]))
-            best.append(row)
+            in_segment = [
+                [before + cost for before, cost in zip(best[first], self._costs(range(first, after)), strict=False)]
+                for first in range(after)
+            ]
+            cheapest_first = in_segment[0] if after == 1 else map(min, *in_segment)
+            best.append(list(accumulate(cheapest_first, min, initial=_FORBIDDEN << 1)))
         sequence: list[_Group] = []
         after, j = self._hops, count
         while after:
@@ -107,6 +109,16 @@ class _Search:
                     after = first
                     break
         return sequence[::-1]
+
+    def _costs(self, hops: range) -> list[int]:
+        """What the hops cost, or a lower bound of it, when they share a segment, segment by segment."""
+        if len(hops) == 1:
+            return self._bound[hops.start]
+        costs = [sum(bounds) for bounds in zip(*self._bound[hops.start : hops.stop], strict=True)]
+        for first, after, j in self._solved:
+            if (first, after) == (hops.start, hops.stop):
+                costs[j] = self._cost((hops, j))
+        return costs
 
     def _cost(self, group: _Group) -> int:
         """What the hops of a group cost, or a lower bound of it."""

@@ -35,9 +35,9 @@ class Terms:
     def crossing(self, hop: int) -> list[int]:
         """[k]: cost of carrying over the hop every wire from before position k to k or later."""
         steps = [0] * (self.layout.layers + 2)
-        for wire, cost in zip(self.layout.wires, self.carry[hop], strict=True):
-            steps[wire.producer + 1] += cost
-            steps[wire.readers[-1] + 1] -= cost
+        for (producer, readers), cost in zip(self.layout.wires, self.carry[hop], strict=True):
+            steps[producer + 1] += cost
+            steps[readers[-1] + 1] -= cost
         return list(accumulate(steps[:-1]))
 
     def moved(self, hop: int) -> list[int]:

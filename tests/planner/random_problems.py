@@ -47,6 +47,30 @@ def random_graph(rng: random.Random, layers: int, *, width: float = 3.0) -> Grap
     return Graph(tuple(made), tensors, inputs, outputs)
 
 
+def random_blocks(rng: random.Random, layers: int) -> Graph:
+    """What real networks look like: blocks of parallel branches, some skipped over, one after the other."""
+    made: list[Layer] = []
+
+    def add(*reads: str) -> str:
+        made.append(Layer(f"layer{len(made)}", "op", tuple(dict.fromkeys(reads)), (f"t{len(made)}",)))
+        return made[-1].outputs[0]
+
+    end = "x"
+    while len(made) < layers:
+        start = end
+        ends = []
+        for _ in range(rng.choice((1, 2, 2, 3))):
+            branch = start
+            for _ in range(rng.randint(1, 2)):
+                branch = add(branch)
+            ends.append(branch)
+        end = add(*ends, *([start] if rng.random() < 0.3 else [])) if len(ends) > 1 else ends[0]
+    kept = made[:layers]
+    tensors = {name: TensorSpec((rng.choice((0, 1, 3, 10, 50)),), "float32") for y in kept for name in y.outputs}
+    tensors["x"] = TensorSpec((40,), "float32")
+    return Graph(tuple(kept), tensors, ("x",), (kept[-1].outputs[0] if kept else "x",))
+
+
 def random_profile(rng: random.Random, graph: Graph, host: str, speed: float) -> Profile:
     """Times on a coarse grid, so that ties and zero-cost layers are common."""
 
@@ -67,7 +91,7 @@ def random_profile(rng: random.Random, graph: Graph, host: str, speed: float) ->
 
 def random_problem(rng: random.Random, *, layers: int, tiers: int, pinned: bool) -> Problem:
     """A problem whose costs are all of one order, so that every kind of plan wins now and then."""
-    graph = random_graph(rng, layers)
+    graph = random_blocks(rng, layers) if rng.random() < 0.4 else random_graph(rng, layers)
     hosts = ("device", "gateway", "edge", "cloud")[:tiers]
     profiles = {
         name: random_profile(rng, graph, name, speed)

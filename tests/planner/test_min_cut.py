@@ -19,7 +19,7 @@ from splitnn.planner.plan import Plan
 from tests.planner.random_problems import CODECS, Problem, cheapest_by_trial, random_problem
 
 PROBLEMS = 3000
-LARGER_PROBLEMS = 150
+LARGER_PROBLEMS = 200
 
 
 def test_minimum_cut_equals_brute_force(seed: int) -> None:

@@ -19,7 +19,7 @@ DIGEST = "0123456789abcdef" * 4
 
 def _random_plans(seed: int, count: int) -> list[tuple[Problem, Plan]]:
     rng = random.Random(seed)
-    found = []
+    found: list[tuple[Problem, Plan]] = []
     while len(found) < count:
         problem = random_problem(rng, layers=rng.randint(0, 15), tiers=rng.choice((1, 2, 3, 4)), pinned=True)
         try:
