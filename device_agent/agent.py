@@ -152,7 +152,7 @@ class Agent:
             if self._navigator.has_moved(now):
                 try:
                     await self._replan(now)
-                except SplitnnError:
+                except (SplitnnError, ValueError, RuntimeError):  # a report that makes no sense must not end the agent
                     _log.exception("no new plan; the current one stays: %s", self.plan)
 
     async def drain(self, timeout_s: float) -> bool:

@@ -11,12 +11,13 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from splitnn.cost.bandwidth import LinkEstimator
 from splitnn.errors import (
     CodecError,
+    DeadlineExceeded,
     DigestMismatch,
     Overloaded,
     ProfileMismatch,
@@ -30,6 +31,7 @@ from splitnn.graph.graph import Graph
 from splitnn.transport.base import Answer, Clock, Description, HostReport, Probe, Request, Transport
 
 _log = logging.getLogger(__name__)
+_LEAST_SLOWDOWN, _MOST_SLOWDOWN = 0.01, 1000.0  # what may be believed
 
 
 class Control(Protocol):
@@ -121,7 +123,11 @@ class Cloud:
             self._is_verified = False
             self.lose(f"the cloud serves something else: {error}")
             raise
+        except DeadlineExceeded as error:
+            self.lose(_in_words(error))
+            raise
         except TransportError as error:
+            self._is_verified = False  # it may be another process that comes back, with its models not loaded yet
             self.lose(_in_words(error))
             raise
         finally:
@@ -252,7 +258,10 @@ class Cloud:
                 report.profile.check_fits(self._graph, self._digest)
             except ProfileMismatch as error:
                 _log.warning("the cloud's profile is of no use: %s", error)
-                report = HostReport(None, report.queue_length, report.slowdown, report.utilisation)
+                report = replace(report, profile=None)
+        if not _LEAST_SLOWDOWN <= report.slowdown <= _MOST_SLOWDOWN:  # NaN too
+            _log.warning("the cloud calls itself %s times slower than its profile; ignored", report.slowdown)
+            report = replace(report, slowdown=1.0)
         self.report = report
 
     def _tell(self) -> None:

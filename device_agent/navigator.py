@@ -19,7 +19,7 @@ from splitnn.runtime.replan import Conditions, Decision, Policy, decide, reprice
 from splitnn.transport.base import Clock, HostReport
 
 DEVICE, CLOUD = "device", "cloud"
-_FRESH_S = 10.0  # what requests told of the cloud's speed counts so long, then its own report does
+_FRESH_S = 10.0  # what requests tell of the cloud's speed counts for so long, then its own report does
 _MOVED = 0.05  # conditions that changed less are the same
 _MOVED_S = 0.002
 
@@ -55,7 +55,7 @@ class Navigator:
         self._policy = policy or Policy()
         self._clock = clock
         self._device_pace = SlowdownEstimator(clock=clock)
-        self._cloud_pace = SlowdownEstimator(clock=clock)
+        self._cloud_pace = SlowdownEstimator(fresh_s=_FRESH_S, clock=clock)
         self._decided_at: Conditions | None = None
         self._since_s = clock()
         self.on_device = self._all_on(0, self.conditions())
@@ -82,8 +82,7 @@ class Navigator:
 
     def conditions(self) -> Conditions:
         """What is believed now."""
-        fresh = self._cloud_pace.age_s < _FRESH_S
-        cloud_slowdown = self._cloud_pace.factor if fresh else self._reported_slowdown
+        cloud_slowdown = self._cloud_pace.factor if self._cloud_pace.is_known else self._reported_slowdown
         hosts = Host(DEVICE, self._device_pace.factor), Host(CLOUD, cloud_slowdown)
         up, down = self._estimator.links(idle_s=self._estimator.typical_idle_s)
         return Conditions({DEVICE: self._profile, CLOUD: self._cloud_profile}, Topology(hosts, (up,), (down,)))

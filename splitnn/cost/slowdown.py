@@ -9,27 +9,39 @@ from collections import deque
 from collections.abc import Callable
 
 _KEPT = 9
+_NEEDED = 3  # one run that the machine held up must not send all layers elsewhere, where nothing contradicts it
 _SHORTEST_S = 0.5e-3  # below it the ratio is noise of the scheduler
 
 
 class SlowdownEstimator:
-    """The median of the last nine ratios of observed to profiled seconds of whatever layers ran."""
+    """The median of the last nine ratios of observed to profiled seconds of whatever layers ran.
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    Load passes: observations count for ``fresh_s`` seconds after the latest, then the profile is believed again.
+    """
+
+    def __init__(self, *, fresh_s: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._ratios: deque[float] = deque(maxlen=_KEPT)
+        self._fresh_s = fresh_s
         self._clock = clock
         self._observed_s = -math.inf
 
     def observe(self, seconds: float, *, profiled_s: float) -> None:
         """A stage took so long; work that the profile calls shorter than half a millisecond tells nothing."""
         if profiled_s >= _SHORTEST_S and seconds > 0:
+            if self.age_s > self._fresh_s:
+                self._ratios.clear()
             self._ratios.append(seconds / profiled_s)
             self._observed_s = self._clock()
 
     @property
+    def is_known(self) -> bool:
+        """Whether enough was observed lately."""
+        return len(self._ratios) >= _NEEDED and self.age_s <= self._fresh_s
+
+    @property
     def factor(self) -> float:
-        """What ``Host.slowdown`` takes; 1 before the first observation."""
-        return statistics.median(self._ratios) if self._ratios else 1.0
+        """What ``Host.slowdown`` takes; 1 while it is not known."""
+        return statistics.median(self._ratios) if self.is_known else 1.0
 
     @property
     def age_s(self) -> float:

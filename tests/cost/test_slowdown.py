@@ -22,12 +22,29 @@ def test_load_that_goes_away_is_forgotten() -> None:
     assert estimator.factor == pytest.approx(1.0)
 
 
+def test_one_or_two_runs_that_were_held_up_say_nothing() -> None:
+    estimator = SlowdownEstimator()
+    for _ in range(2):
+        estimator.observe(0.09, profiled_s=0.01)
+        assert estimator.factor == 1.0
+        assert not estimator.is_known
+
+
 def test_work_too_short_to_time_tells_nothing() -> None:
-    now_s = 0.0
-    estimator = SlowdownEstimator(clock=lambda: now_s)
-    estimator.observe(0.02, profiled_s=1e-5)
-    assert estimator.factor == 1.0
+    estimator = SlowdownEstimator()
+    for _ in range(5):
+        estimator.observe(0.02, profiled_s=1e-5)
+    assert not estimator.is_known
     assert estimator.age_s == float("inf")
-    estimator.observe(0.02, profiled_s=0.02)
-    now_s = 4.0
-    assert estimator.age_s == 4.0
+
+
+def test_the_profile_is_believed_again_when_nothing_was_observed_for_long() -> None:
+    now_s = 0.0
+    estimator = SlowdownEstimator(fresh_s=30, clock=lambda: now_s)
+    for _ in range(5):
+        estimator.observe(0.05, profiled_s=0.01)
+    assert estimator.factor == pytest.approx(5.0)
+    now_s = 31.0
+    assert estimator.factor == 1.0
+    estimator.observe(0.02, profiled_s=0.01)  # the old ones do not come back with it
+    assert estimator.factor == 1.0
