@@ -105,5 +105,5 @@ def _address(module: str, lines: queue.Queue[str | None]) -> str:
         if "ready" in line:
             for word in line.split():
                 if word.startswith("127.0.0.1:"):
-                    return word.rstrip(".,;)")
+                    return word.rstrip(".,:;)")
     pytest.fail(f"{module} was not ready within {READY_WITHIN_S} s:\n{''.join(seen)}")
