@@ -21,7 +21,7 @@ def channel_options(limits: Limits = DEFAULT_LIMITS) -> Options:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 1000),  # also the time that one attempt to connect gets
+        ("grpc.min_reconnect_backoff_ms", 2000),  # in truth the time that one attempt to connect gets
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.enable_retries", 0),  # who may be asked again is the caller's decision
         ("grpc.use_local_subchannel_pool", 1),  # a transport that is closed takes its connection with it

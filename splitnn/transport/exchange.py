@@ -12,8 +12,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
-from splitnn.errors import CodecError, DeadlineExceeded, SplitnnError, Unavailable
+from splitnn.errors import CodecError, DeadlineExceeded, PayloadTooLarge, SplitnnError, Unavailable
 from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.framing import Frame, Received, receive_answer, receive_request
 from splitnn.transport.guard import Context, logger
@@ -103,7 +104,7 @@ class _Stream:
 
     def __init__(self, call: Any) -> None:
         self._call = call
-        self._waiting: dict[str, asyncio.Future[Received]] = {}
+        self._waiting: dict[str, tuple[asyncio.Future[Received], int]] = {}  # with the message's size
         self.unanswered: set[str] = set()  # an answer may still come although its asker gave up
         self._turn = asyncio.Lock()
         self._sending: set[asyncio.Task[None]] = set()
@@ -115,7 +116,7 @@ class _Stream:
 
     async def ask(self, message: bytes, key: str) -> Received:
         answer: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
-        self._waiting[key] = answer
+        self._waiting[key] = answer, len(message)
         self.unanswered.add(key)
         try:
             # Cancelling a write ends the whole stream, so the write is a task that no asker cancels.
@@ -149,18 +150,25 @@ class _Stream:
             failure = error_of_call(error)
         except asyncio.CancelledError:
             failure = Unavailable("the stream was closed")
-        except CodecError as error:
+        except (SplitnnError, DecodeError) as error:
             self._call.cancel()
-            failure = error
-        for answer in self._waiting.values():
+            failure = CodecError(f"the far side sent no answer: {error}")
+        finally:
+            self._fail(failure)
+
+    def _fail(self, failure: SplitnnError) -> None:
+        """Tell everybody who waits. A message that is too large ends the stream for all, but only one is to blame."""
+        largest = max((size_bytes for _, size_bytes in self._waiting.values()), default=0)
+        for answer, size_bytes in self._waiting.values():
+            is_bystander = isinstance(failure, PayloadTooLarge) and size_bytes < largest
             if not answer.done():
-                answer.set_exception(failure)
+                answer.set_exception(Unavailable("another request broke the stream") if is_bystander else failure)
 
     def _deliver(self, message: bytes) -> None:
         rest, responses = take_apart(message, _INFER_RESPONSE)
         received = receive_answer(responses[-1] if responses else b"")
         self.unanswered.discard(received.head.id)
-        answer = self._waiting.get(received.head.id)
+        answer, _ = self._waiting.get(received.head.id, (None, 0))
         if answer is None or answer.done():
             return  # its asker has given up
         text = pb.ModelStreamInferResponse.FromString(rest).error_message

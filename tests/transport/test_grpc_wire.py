@@ -478,6 +478,19 @@ def test_an_answer_that_comes_too_late_is_never_taken_for_another_requests_answe
     asyncio.run(main())
 
 
+def test_a_message_too_large_for_the_server_fails_others_on_its_stream_as_unavailable_only() -> None:
+    async def test(service: Doubler, transport: GrpcTransport) -> None:
+        bystander = asyncio.create_task(transport.infer(request("stuck", request_id="small")))
+        await asyncio.wait_for(service.started.wait(), 10)
+        with pytest.raises(errors.PayloadTooLarge):
+            await transport.infer(request(x=torch.zeros(2**18), request_id="large"))
+        with pytest.raises(errors.Unavailable):
+            await bystander
+        await transport.infer(request())
+
+    run(test, call="stream", server_limits=Limits(message_bytes=2**18))
+
+
 def test_health_and_reflection_answer() -> None:
     async def test(service: Doubler, channel: grpc.aio.Channel) -> None:
         checks: Any = health_pb2_grpc.HealthStub(channel)
