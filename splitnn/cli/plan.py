@@ -1,20 +1,202 @@
-"""``splitnn plan``: find the best cut of a model for the link at hand."""
+"""``splitnn plan``: find the best cut of a model for the links at hand."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
-from splitnn.cli.sources import MODEL_HELP
+from splitnn.cli.blocks import blocks_of
+from splitnn.cli.comparison import Option, no_cut, other_cuts
+from splitnn.cli.sources import MODEL_HELP, open_model, open_profile
+from splitnn.cost.network import Topology, format_rate
+from splitnn.cost.profile import Profile
+
+if TYPE_CHECKING:
+    from splitnn.graph.graph import Graph
+    from splitnn.planner.plan import Mode, Plan
+
+_DESCRIPTION = """\
+Decide which layers of MODEL run on which host, and how the tensors between them travel, so that one request takes the
+least time. Profiles are files that `splitnn profile` wrote; a link is rate/round trip, up and down may differ.
+
+  splitnn plan efficientnet_lite0 --device device.json --cloud cloud.json --link 10Mbps/20ms
+  splitnn plan efficientnet_lite0 --device device.json --cloud cloud.json --link 2Mbps:20Mbps/40ms --codecs raw,int8
+  splitnn plan efficientnet_lite0 --host phone=p.json --host edge=e.json --host cloud=c.json \\
+      --link 50Mbps/4ms --link 1Gbps/30ms
+"""
 
 
 def add_parser(subparsers: Any) -> None:
     """Add ``plan`` to the command line."""
-    parser = subparsers.add_parser("plan", help="find the best cut of a model for the link at hand")
+    parser = subparsers.add_parser(
+        "plan",
+        help="find the best cut of a model for the link at hand",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--device", metavar="FILE", help="profile of the device; with --cloud the short form of --host")
+    parser.add_argument("--cloud", metavar="FILE", help="profile of the server")
+    parser.add_argument(
+        "--host", metavar="NAME=FILE", action="append", default=[], help="a host of a chain, the device first; repeat"
+    )
+    parser.add_argument(
+        "--link", metavar="LINK", action="append", default=[], required=True,
+        help="between a host and the next one, such as 10Mbps/20ms; one a hop, in order",
+    )  # fmt: skip
+    parser.add_argument(
+        "--codecs", metavar="NAMES", default="lossless",
+        help="codecs that tensors may travel in, comma-separated (raw,int8), all, or lossless (default)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the plan and what it was compared with as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Decide and print."""
-    raise ValueError("not there yet")
+    from splitnn.planner.min_cut import plan
+
+    files = _files(args)
+    if len(args.link) != len(files) - 1:
+        raise ValueError(
+            f"{len(files)} hosts ({', '.join(files)}) need {len(files) - 1} --link, not {len(args.link)}: "
+            "one between each host and the next"
+        )
+    topology = Topology.chain(list(files), args.link)
+    profiles = {host: open_profile(file) for host, file in files.items()}
+    codecs, mode = _codecs(args.codecs)
+    model = open_model(args.model)
+    for found in profiles.values():
+        found.check_fits(model.graph, model.digest)
+    best = plan(model.graph, profiles, topology, codecs=codecs, mode=mode)
+    others = other_cuts(model.graph, profiles, topology, best=best, codecs=codecs)
+    ends = no_cut(model.graph, profiles, topology)
+    if args.json:
+        print(json.dumps(_json(best, others, ends)))
+    else:
+        print(_report(args.model, best, others, ends, topology=topology, profiles=profiles, graph=model.graph))
+    return 0
+
+
+def _files(args: argparse.Namespace) -> dict[str, str]:
+    """File of each host's profile, the device first."""
+    if not args.host:
+        if args.device is None or args.cloud is None:
+            raise ValueError("give --device FILE and --cloud FILE, or --host NAME=FILE for each host of a chain")
+        return {"device": args.device, "cloud": args.cloud}
+    if args.device is not None or args.cloud is not None:
+        raise ValueError("--device and --cloud are the short form of two --host: give one or the other")
+    files: dict[str, str] = {}
+    for text in args.host:
+        name, equals, file = text.partition("=")
+        if not (name and equals and file):
+            raise ValueError(f"--host {text}: expected NAME=FILE")
+        if name in files:
+            raise ValueError(f"--host {text}: there is a host {name!r} already")
+        files[name] = file
+    return files
+
+
+def _codecs(names: str) -> tuple[tuple[str, ...], Mode]:
+    """The allowed codecs, and what they leave of equality."""
+    from splitnn.transport.codec import CODECS, codec
+
+    if names in ("all", "lossless"):
+        chosen = tuple(each for each in CODECS.values() if names == "all" or each.lossless)
+    else:
+        chosen = tuple(codec(name) for name in names.split(","))
+    return tuple(each.name for each in chosen), "exact" if all(each.lossless for each in chosen) else "fast"
+
+
+def _json(best: Plan, others: list[Option], ends: list[Option]) -> dict[str, Any]:
+    cost = best.predicted
+    return {
+        "plan": best.to_json(),
+        "line": str(best),
+        "predicted": {
+            "compute_s": dict(zip(best.hosts, cost.compute_s, strict=True)),
+            "transfer_s": cost.transfer_s,
+            "total_s": cost.latency_s,
+        },
+        "transfers": [transfer._asdict() for transfer in cost.transfers],
+        "alternatives": [_option_json(option) for option in others],
+        "baselines": [_option_json(option) for option in ends],
+    }
+
+
+def _option_json(option: Option) -> dict[str, Any]:
+    cost = option.plan.predicted
+    return {
+        "name": option.name, "total_s": cost.latency_s, "sent_bytes": cost.sent_bytes, "line": str(option.plan)
+    }  # fmt: skip
+
+
+def _report(
+    name: str,
+    best: Plan,
+    others: list[Option],
+    ends: list[Option],
+    *,
+    topology: Topology,
+    profiles: dict[str, Profile],
+    graph: Graph,
+) -> str:
+    cost = best.predicted
+    lines = [f"{name} ({best.model[:12]}), {len(best.order)} layers, plan {best.id}"]
+    blocks = blocks_of(graph)
+    width = max(len(host) for host in best.hosts)
+    for tier, (host, layers) in enumerate(zip(best.hosts, best.layers, strict=True)):
+        where = _range([blocks[layer] for layer in layers])
+        lines.append(f"  {host:<{width}}  {_ms(cost.compute_s[tier])}  {len(layers)} layers: {where}")
+        crossing = [transfer for transfer in cost.transfers if transfer.hop == tier]
+        for transfer in crossing:
+            raw = graph.tensors[transfer.tensor].size_bytes
+            plain = "" if transfer.codec == "raw" else f" (raw {_bytes(raw)})"
+            lines.append(
+                f"  {'':<{width}}  {_ms(transfer.total_ns * 1e-9)}  -> {transfer.tensor} as {transfer.codec}, "
+                f"{_bytes(transfer.size_bytes)}{plain}"
+            )
+        if tier < len(topology.up):
+            up, down = topology.up[tier], topology.down[tier]
+            rates = format_rate(up.bandwidth_bps) + (
+                "" if up.bandwidth_bps == down.bandwidth_bps else f" up, {format_rate(down.bandwidth_bps)} down"
+            )
+            used = "" if crossing else ", not used"
+            lines.append(
+                f"  {'':<{width}}  {'':>11}     {rates}, round trip {1e3 * (up.latency_s + down.latency_s):g} ms{used}"
+            )
+    parts = [f"{host} {seconds * 1e3:.2f}" for host, seconds in zip(best.hosts, cost.compute_s, strict=True)]
+    rest = f"transfer {cost.transfer_s * 1e3:.2f}, of it round trips {cost.round_trip_s * 1e3:.2f}"
+    lines.append(
+        f"predicted {cost.latency_s * 1e3:.2f} ms: {', '.join(parts)}, {rest} and results {cost.download_s * 1e3:.2f}"
+    )
+    errors = [f"{host} {found.error:.1%}" for host, found in profiles.items() if found.error is not None]
+    if errors:
+        lines.append(f"profiles' own errors: {', '.join(errors)}")
+    for title, options in (("best other cuts", others), ("without a cut", ends)):
+        if options:
+            lines.append(title)
+        for option in options:
+            more = option.plan.predicted.latency_s / cost.latency_s - 1 if cost.latency_s > 0 else 0.0
+            sent = option.plan.predicted.sent_bytes
+            size = f", {_bytes(sent)} sent" if sent else ""
+            lines.append(f"  {_ms(option.plan.predicted.latency_s)}  {more:+7.1%}  {option.name}{size}")
+    return "\n".join([*lines, str(best)])
+
+
+def _range(blocks: list[str]) -> str:
+    if not blocks:
+        return "none"
+    return blocks[0] if len(set(blocks)) == 1 else f"{blocks[0]} ... {blocks[-1]}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:8.2f} ms"
+
+
+def _bytes(size: int) -> str:
+    for unit, factor in (("MB", 1e6), ("KB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

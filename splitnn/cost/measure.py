@@ -125,7 +125,7 @@ def measure(
             calmest = found
         if calmest.drift(clock) <= MAX_DRIFT:
             return calmest
-        _log.warning(
+        _log.info(
             "the machine's speed changed by %.0f %% while it was measured (attempt %d of %d)",
             found.drift(clock) * 100, attempt, ATTEMPTS,
         )  # fmt: skip
@@ -138,8 +138,8 @@ def measure(
 def _attempt(
     bench: Bench, layers: int, anchors: Sequence[int], held: Sequence[int], repeats: int, progress: Progress
 ) -> Readings:
+    progress(0.0, "compiling stages")
     for position in (*anchors, *held, layers):  # compiles them, and warms them up
-        progress(0.0, "compiling stages")
         bench.head(position)
     for position in held:
         bench.tail(position)

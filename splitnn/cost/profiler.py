@@ -51,7 +51,8 @@ def profile(
     How far to trust it is in the result: ``error``, ``tail_error`` and ``drift``.
 
     Raises:
-        ValueError: a count or factor is not above 0, or CPU time is asked for with several threads or a GPU.
+        ValueError: a count or factor is not above 0, or CPU time is asked for with several threads or a GPU,
+            or there is no such GPU.
     """
     if min(repeats, threads) < 1 or not budget_s > 0:
         raise ValueError(f"repeats, threads and budget_s must be above 0: {repeats}, {threads}, {budget_s}")
@@ -59,13 +60,19 @@ def profile(
     chosen: Clock = clock or ("cpu" if alone else "wall")
     if chosen == "cpu" and not alone:
         raise ValueError(f"CPU time is that of one thread: use the wall clock for {threads} threads on {device!r}")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"torch finds no GPU here for device {device!r}")
     now = now or clocks_of(device)
     machine = describe_machine(device) | {"load_before": load_average()}
     keeps = keep_freed_memory()
     with _torch_threads(threads):
         bench = ModelBench(model, device=device, now=now)
-        readings = measure(bench, clock=chosen, repeats=repeats, budget_s=budget_s, now=now, progress=progress)
-        costs = codec_costs(model.graph, bench, codecs, clock=chosen, device=device, now=now, progress=progress)
+        readings = measure(
+            bench, clock=chosen, repeats=repeats, budget_s=budget_s, now=now, progress=_part(progress, 0.0, 0.8)
+        )
+        costs = codec_costs(
+            model.graph, bench, codecs, clock=chosen, device=device, now=now, progress=_part(progress, 0.8, 1.0)
+        )
     progress(1.0, "done")
     machine |= {"load_after": load_average(), "device": device, "repeats": str(len(readings.whole))}
     machine["allocator"] = "keeps freed memory" if keeps else "default"
@@ -90,6 +97,11 @@ def profile(
         drift=readings.drift(chosen),
         machine=machine,
     ).scaled(slowdown)
+
+
+def _part(progress: Progress, start: float, end: float) -> Progress:
+    """Progress of a part of the work as progress of all."""
+    return lambda done, what: progress(start + (end - start) * done, what)
 
 
 def layer_timings(readings: Readings, clock: Clock) -> list[Timing]:
