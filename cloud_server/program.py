@@ -16,7 +16,7 @@ from cloud_server.models import Loaded, load_models
 from cloud_server.service import CloudService
 from splitnn.runtime.engine import Engine
 from splitnn.runtime.engine import Limits as EngineLimits
-from splitnn.transport.framing import Limits
+from splitnn.transport.base import Limits
 from splitnn.transport.open_inference import OPEN_INFERENCE
 from splitnn.transport.server import Health, build_server, listen
 
@@ -48,6 +48,7 @@ async def serve(config: Config, told: asyncio.Event) -> int:
         if loaded is not None:
             for each in loaded.result:
                 service.add(each)
+            await service.warm_up()
             service.open()
             await _tell(checks, _SERVING)
             print(f"splitnn-server ready on {config.host}:{port}: {service.summary()}", flush=True)

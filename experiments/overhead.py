@@ -35,9 +35,8 @@ import torch
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from splitnn.transport.allocator import MALLOC_ENVIRONMENT, keep_large_buffers
-from splitnn.transport.base import Answer, Description, Request
+from splitnn.transport.base import Answer, Description, Limits, Request
 from splitnn.transport.channel import channel_options, server_options
-from splitnn.transport.framing import Limits
 from splitnn.transport.layout import bytes_of, tensor_over
 from splitnn.transport.open_inference import GrpcTransport
 from splitnn.transport.server import build_server, listen

@@ -22,6 +22,18 @@ Clock = Callable[[], float]
 """``time.monotonic`` or a test's own: seconds, never going back."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a host accepts. The first guard of its memory, so never unlimited."""
+
+    message_bytes: int = 64 * 2**20
+    decoded_bytes: int = 256 * 2**20  # all tensors of a message together, gaps of their strides included
+    longest_s: float = 60.0  # the deadline of a request that brings none
+
+
+DEFAULT_LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Request:
     """One request: feed these tensors to the graph, return those.

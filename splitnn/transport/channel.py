@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 
-from splitnn.transport.framing import DEFAULT_LIMITS, Limits
+from splitnn.transport.base import DEFAULT_LIMITS, Limits
 
 _HEADROOM_BYTES = 2**16  # for what a message holds beside the payload that somebody sized to fit
 

@@ -14,8 +14,7 @@ from splitnn.cost.profile import Profile
 from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.graph.graph import Graph
 from splitnn.proto import control_pb2 as pb
-from splitnn.transport.base import Clock, Description, HostReport, Probe, Reporter, Service
-from splitnn.transport.framing import DEFAULT_LIMITS, Limits
+from splitnn.transport.base import DEFAULT_LIMITS, Clock, Description, HostReport, Limits, Probe, Reporter, Service
 from splitnn.transport.guard import guarded
 from splitnn.transport.status import error_of_call
 

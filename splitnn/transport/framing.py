@@ -7,51 +7,22 @@ Tensors never enter a protobuf object (see ``wire.py``). A decoded tensor of cod
 from __future__ import annotations
 
 import math
-import struct
-import time
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from google.protobuf.message import DecodeError
 
 from splitnn.errors import CodecError, PayloadTooLarge
-from splitnn.graph.graph import DTYPE_BYTES
 from splitnn.proto import open_inference_pb2 as pb
-from splitnn.transport.base import Answer, Clock, Parameter, Request, Timings
-from splitnn.transport.codec import CODECS, codec
-from splitnn.transport.contents import dtype_of, typed_contents, wire_datatype
-from splitnn.transport.layout import Layout, Payload, dtype_named, name_of, strides_of
+from splitnn.transport.base import Answer, Clock, Limits, Parameter, Request, Timings
+from splitnn.transport.layout import Payload
+from splitnn.transport.tensors import EncodedTensor, codec_of, decode_tensors, described, encode_tensors
 from splitnn.transport.wire import entry, take_apart
 
 RAW_INPUTS, RAW_OUTPUTS = 7, 6  # raw_input_contents, raw_output_contents
-_INT64 = struct.Struct("<q")
 _TIMINGS = tuple(f"splitnn_{stage}_s" for stage in ("decode", "queue", "compute", "encode", "total"))  # as in Timings
 _MOST_TENSORS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a host accepts. The first guard of its memory, so never unlimited."""
-
-    message_bytes: int = 64 * 2**20
-    decoded_bytes: int = 256 * 2**20  # all tensors of a message together, gaps of their strides included
-    longest_s: float = 60.0  # the deadline of a request that brings none
-
-
-DEFAULT_LIMITS = Limits()
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedTensor:
-    """What encoding one tensor took."""
-
-    name: str
-    codec: str
-    raw_bytes: int
-    wire_bytes: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +67,7 @@ def request_frame(request: Request, *, message_id: str, timeout_s: float | None 
         output = head.outputs.add(name=name)
         if (chosen := request.codecs.get(name, "raw")) != "raw":
             output.parameters["codec"].string_param = chosen
-    payloads, tensors = _encode(head.inputs, request.tensors, request.codecs)
+    payloads, tensors = encode_tensors(head.inputs, request.tensors, request.codecs)
     return _frame(head, payloads, tensors, field=RAW_INPUTS)
 
 
@@ -115,7 +86,7 @@ def answer_frame(
     head = pb.ModelInferResponse(model_name=request.model, model_version=answer.version, id=message_id)
     _write_parameters(head.parameters, answer.parameters)
     started = clock()
-    payloads, tensors = _encode(head.outputs, answer.tensors, request.codecs)
+    payloads, tensors = encode_tensors(head.outputs, answer.tensors, request.codecs)
     ended = clock()
     stages = (decode_s, answer.timings.queue_s, answer.timings.compute_s, ended - started, ended - arrived_s)
     for name, seconds in zip(_TIMINGS, stages, strict=True):
@@ -153,15 +124,15 @@ def read_request(received: Received, *, limits: Limits, deadline_s: float, reque
     parameters = _read_parameters(head.parameters)
     digest = parameters.pop("splitnn_digest", "")
     parameters.pop("timeout", None)
-    arrived = [_described(tensor) for tensor in head.inputs]
+    arrived = [described(tensor) for tensor in head.inputs]
     codecs = {tensor.name: tensor.codec for tensor in arrived if tensor.codec != "raw"}
-    codecs |= {output.name: _codec_of(output) for output in head.outputs if output.parameters}
+    codecs |= {output.name: codec_of(output) for output in head.outputs if output.parameters}
     return Request(
         model=head.model_name,
         version=head.model_version,
         digest=str(digest),
         request_id=request_id,
-        tensors=_tensors(arrived, received, head.inputs, limits=limits),
+        tensors=decode_tensors(arrived, received.payloads, head.inputs, limits=limits),
         codecs=codecs,
         wanted=tuple(output.name for output in head.outputs),
         parameters=parameters,
@@ -173,8 +144,9 @@ def read_answer(received: Received, *, limits: Limits) -> Answer:
     """The answer of any server of the protocol. Raises CodecError and PayloadTooLarge as ``read_request`` does."""
     head = received.head
     parameters = _read_parameters(head.parameters)
+    arrived = [described(tensor) for tensor in head.outputs]
     return Answer(
-        tensors=_tensors([_described(tensor) for tensor in head.outputs], received, head.outputs, limits=limits),
+        tensors=decode_tensors(arrived, received.payloads, head.outputs, limits=limits),
         version=head.model_version,
         timings=Timings(*(_seconds(parameters.pop(name, 0.0)) for name in _TIMINGS)),
         parameters=parameters,
@@ -184,35 +156,7 @@ def read_answer(received: Received, *, limits: Limits) -> Answer:
 
 def codecs_in(received: Received) -> set[str]:
     """Codecs of the tensors that came."""
-    return {_codec_of(tensor) for tensor in getattr(received.head, "inputs", ()) or received.head.outputs}
-
-
-def _encode(
-    entries: Any, tensors: Mapping[str, torch.Tensor | int], codecs: Mapping[str, str]
-) -> tuple[list[Payload], tuple[EncodedTensor, ...]]:
-    payloads: list[Payload] = []
-    encoded: list[EncodedTensor] = []
-    for name, value in tensors.items():
-        chosen = "raw" if isinstance(value, int) else codecs.get(name, "raw")
-        started = time.perf_counter()
-        try:
-            if isinstance(value, int):
-                payload: Payload = _INT64.pack(value)
-                entries.add(name=name, datatype="INT64").parameters["kind"].string_param = "int"
-            else:
-                payload = codec(chosen).encode(value)
-                tensor = entries.add(name=name, datatype=wire_datatype(name_of(value.dtype)), shape=value.shape)
-                if chosen != "raw":
-                    tensor.parameters["codec"].string_param = chosen
-                if strides := strides_of(value):
-                    tensor.parameters["strides"].string_param = ",".join(map(str, strides))
-        except (CodecError, struct.error) as error:
-            raise CodecError(f"tensor {name!r}: {error}") from error
-        seconds = time.perf_counter() - started
-        raw_bytes = 8 if isinstance(value, int) else value.numel() * value.element_size()
-        encoded.append(EncodedTensor(name, chosen, raw_bytes, len(payload), seconds))
-        payloads.append(payload)
-    return payloads, tuple(encoded)
+    return {codec_of(tensor) for tensor in getattr(received.head, "inputs", ()) or received.head.outputs}
 
 
 def _frame(head: Any, payloads: list[Payload], tensors: tuple[EncodedTensor, ...], *, field: int) -> Frame:
@@ -234,85 +178,6 @@ def _receive(message: Payload, kind: Any, *, field: int) -> Received:
 
 def _seconds(value: Parameter) -> float:
     return value if isinstance(value, float) else 0.0
-
-
-def _tensors(
-    arrived: list[_Described], received: Received, entries: Any, *, limits: Limits
-) -> dict[str, torch.Tensor | int]:
-    if received.payloads and len(received.payloads) != len(entries):
-        raise CodecError(f"{len(entries)} tensors are described but {len(received.payloads)} have raw contents")
-    decoded_bytes = sum(_decoded_bytes(tensor) for tensor in arrived)
-    if decoded_bytes > limits.decoded_bytes:
-        raise PayloadTooLarge(f"the tensors take {decoded_bytes} bytes; at most {limits.decoded_bytes} are accepted")
-    result: dict[str, torch.Tensor | int] = {}
-    for i, tensor in enumerate(arrived):
-        if tensor.name in result:
-            raise CodecError(f"tensor {tensor.name!r} comes twice")
-        try:
-            if received.payloads:
-                result[tensor.name] = _value(tensor, received.payloads[i])
-            else:
-                result[tensor.name] = typed_contents(entries[i], tensor.shape)
-        except CodecError as error:
-            raise CodecError(f"tensor {tensor.name!r}: {error}") from error
-    return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Described:
-    """What a message says about one of its tensors."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    codec: str
-    is_int: bool
-
-
-def _decoded_bytes(tensor: _Described) -> int:
-    try:
-        if not tensor.strides and min(tensor.shape, default=0) >= 0:
-            return math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]  # the usual case, quickly
-        layout = Layout(tensor.shape, tensor.strides)
-        return max(layout.elements, layout.span) * dtype_named(tensor.dtype).itemsize
-    except CodecError as error:
-        raise CodecError(f"tensor {tensor.name!r}: {error}") from error
-
-
-def _described(tensor: Any) -> _Described:
-    name = tensor.name
-    try:
-        dtype, shape = dtype_of(tensor.datatype), tuple(tensor.shape)
-        if not tensor.parameters:
-            return _Described(name, dtype, shape, (), "raw", is_int=False)
-        texts = {key: str(value.string_param) for key, value in tensor.parameters.items()}
-        is_int = texts.get("kind") == "int"
-        return _Described(name, dtype, shape, _strides(texts), texts.get("codec") or "raw", is_int)
-    except CodecError as error:
-        raise CodecError(f"tensor {name!r}: {error}") from error
-
-
-def _value(tensor: _Described, payload: memoryview) -> torch.Tensor | int:
-    if tensor.is_int:
-        if tensor.dtype != "int64" or len(payload) != _INT64.size:
-            raise CodecError(f"a plain integer is one INT64 of 8 bytes, not {tensor.dtype} of {len(payload)} bytes")
-        return int(_INT64.unpack(payload)[0])
-    if tensor.codec not in CODECS:
-        raise CodecError(f"no codec is called {tensor.codec!r}; there are {', '.join(CODECS)}")
-    return CODECS[tensor.codec].decode(payload, tensor.shape, tensor.dtype, tensor.strides)
-
-
-def _codec_of(tensor: Any) -> str:
-    return str(tensor.parameters["codec"].string_param) or "raw" if tensor.parameters else "raw"
-
-
-def _strides(texts: Mapping[str, str]) -> tuple[int, ...]:
-    text = texts.get("strides", "")
-    try:
-        return tuple(int(part) for part in text[:1000].split(",")) if text else ()
-    except ValueError as error:
-        raise CodecError(f"strides {text[:100]!r} are no list of integers") from error
 
 
 def _write_parameters(target: MutableMapping[str, Any], parameters: Mapping[str, Parameter]) -> None:

@@ -10,11 +10,9 @@ from collections.abc import Awaitable, Callable
 from splitnn.cost.network import Link
 from splitnn.errors import DeadlineExceeded, Unavailable
 from splitnn.instrument import Instrument
-from splitnn.transport.base import Answer, Clock, Probe, Request
+from splitnn.transport.base import DEFAULT_LIMITS, Answer, Clock, Limits, Probe, Request
 from splitnn.transport.framing import (
-    DEFAULT_LIMITS,
     Frame,
-    Limits,
     answer_frame,
     read_answer,
     read_request,

@@ -20,15 +20,13 @@ import torch
 from splitnn.errors import DeadlineExceeded, InvalidInput, PayloadTooLarge
 from splitnn.instrument import Instrument
 from splitnn.proto import open_inference_pb2 as pb
-from splitnn.transport.base import Answer, Clock, Probe, Request, Service
+from splitnn.transport.base import DEFAULT_LIMITS, Answer, Clock, Limits, Probe, Request, Service
 from splitnn.transport.channel import open_channel
 from splitnn.transport.contents import wire_datatype
 from splitnn.transport.control import ControlClient
 from splitnn.transport.exchange import StreamExchange, UnaryExchange, serve_stream
 from splitnn.transport.framing import (
-    DEFAULT_LIMITS,
     Frame,
-    Limits,
     Received,
     answer_frame,
     codecs_in,

@@ -13,10 +13,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from splitnn.errors import Unavailable
 from splitnn.proto import control_pb2, open_inference_pb2
-from splitnn.transport.base import Reporter, Service
+from splitnn.transport.base import DEFAULT_LIMITS, Limits, Reporter, Service
 from splitnn.transport.channel import server_options
 from splitnn.transport.control import CONTROL, add_control
-from splitnn.transport.framing import DEFAULT_LIMITS, Limits
 from splitnn.transport.open_inference import OPEN_INFERENCE, add_open_inference
 
 Health: Any = health.aio.HealthServicer  # type: ignore[attr-defined]

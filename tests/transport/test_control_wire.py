@@ -13,10 +13,9 @@ import pytest
 from splitnn import errors
 from splitnn.cost.profile import Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
-from splitnn.transport.base import Answer, Description, HostReport, Request
+from splitnn.transport.base import DEFAULT_LIMITS, Answer, Description, HostReport, Limits, Request
 from splitnn.transport.channel import open_channel
 from splitnn.transport.control import CONTROL, ControlClient
-from splitnn.transport.framing import DEFAULT_LIMITS, Limits
 from splitnn.transport.server import build_server, listen
 
 GRAPH = Graph(

@@ -11,10 +11,8 @@ import torch
 
 from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.proto import open_inference_pb2 as pb
-from splitnn.transport.base import Answer, Request
+from splitnn.transport.base import DEFAULT_LIMITS, Answer, Limits, Request
 from splitnn.transport.framing import (
-    DEFAULT_LIMITS,
-    Limits,
     answer_frame,
     read_answer,
     read_request,

@@ -20,9 +20,8 @@ from splitnn import errors
 from splitnn.graph.graph import Graph, Layer, TensorSpec
 from splitnn.instrument import Instrument
 from splitnn.proto import open_inference_pb2 as pb
-from splitnn.transport.base import Answer, Description, Request, Timings
+from splitnn.transport.base import DEFAULT_LIMITS, Answer, Description, Limits, Request, Timings
 from splitnn.transport.channel import open_channel
-from splitnn.transport.framing import DEFAULT_LIMITS, Limits
 from splitnn.transport.open_inference import OPEN_INFERENCE, GrpcTransport
 from splitnn.transport.server import build_server, listen
 
