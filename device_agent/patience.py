@@ -24,6 +24,6 @@ class Patience:
         patient_s = now_s + remote_s * self.multiple + self.slack_s
         if now_s + remote_s <= deadline_s - reserve_s:
             return min(patient_s, deadline_s - reserve_s)
-        if now_s + local_s > deadline_s and remote_s < local_s:
+        if now_s < deadline_s < now_s + local_s and remote_s < local_s:
             return deadline_s
         return None

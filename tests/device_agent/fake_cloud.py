@@ -1,0 +1,140 @@
+"""A cloud and a link without a network, on a clock of the test's own, whose faults are set by assignment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from splitnn.cost.network import parse_link
+from splitnn.cost.profile import Profile
+from splitnn.errors import DeadlineExceeded, DigestMismatch, Overloaded, Unavailable
+from splitnn.graph.model import Model
+from splitnn.runtime.engine import Engine, Executed
+from splitnn.runtime.stage import stage
+from splitnn.transport.base import Answer, Description, HostReport, Probe, Request, Timings
+
+T = TypeVar("T")
+State = Literal["well", "dead", "black hole", "overloaded", "other model", "loading"]
+NAME = "net"
+
+
+class InlineEngine(Engine):
+    """Runs on the loop and takes ``next_s`` of its time."""
+
+    def __init__(self) -> None:
+        """No thread."""
+        self.next_s = 0.01
+
+    async def run(self, function: Callable[[], T], *, deadline_s: float, size_bytes: int = 0) -> Executed[T]:
+        now = asyncio.get_running_loop().time
+        if now() >= deadline_s:
+            raise DeadlineExceeded("too late")
+        took_s = self.next_s
+        await asyncio.sleep(took_s)
+        return Executed(function(), 0.0, took_s)
+
+    @property
+    def waiting(self) -> int:
+        return 0
+
+    def utilisation(self) -> float:
+        return 0.0
+
+    def close(self) -> None:
+        pass
+
+
+class FakeCloud:
+    """``Transport`` and ``Control`` at once. Requests take what the link says, and then give the right answer.
+
+    ``fault`` chooses a state for each request where it is set; ``state`` goes for everything else.
+    """
+
+    def __init__(self, model: Model, profile: Profile | None, *, link: str = "10Mbps/10ms") -> None:
+        self.model = model
+        self.profile = profile
+        self.state: State = "well"
+        self.fault: Callable[[], State] | None = None
+        self.slowdown = 1.0
+        self.asked = 0
+        self.cancelled = 0
+        self.probed_bytes = 0
+        self.set_link(link)
+
+    def set_link(self, link: str) -> None:
+        self.up, self.down = parse_link(link)
+
+    async def infer(self, request: Request) -> Answer:
+        self.asked += 1
+        state = self.fault() if self.fault else self.state
+        try:
+            await self._suffer(state, request.deadline_s)
+            size = sum(value.nbytes for value in request.tensors.values() if not isinstance(value, int))
+            network_s = self.up.transfer_seconds(size) + self.down.transfer_seconds(100)
+            await self._pass(network_s + 0.001, request.deadline_s)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        assert request.digest == self.model.digest
+        made = stage(self.model, tuple(request.tensors), request.wanted).run(request.tensors)
+        return Answer(
+            tensors=made,
+            timings=Timings(compute_s=0.001, total_s=0.001),
+            sent_bytes=size,
+            received_bytes=100,
+            elapsed_s=network_s + 0.001,
+        )
+
+    async def probe(self, size_bytes: int, *, timeout_s: float) -> Probe:
+        now = asyncio.get_running_loop().time
+        await self._suffer(
+            "well" if self.state in ("overloaded", "other model", "loading") else self.state, now() + timeout_s
+        )
+        self.probed_bytes += size_bytes
+        elapsed_s = self.up.transfer_seconds(size_bytes) + self.down.latency_s
+        await self._pass(elapsed_s, now() + timeout_s)
+        return Probe(size_bytes, elapsed_s, now())
+
+    async def get_model(self, name: str, *, version: str = "", timeout_s: float) -> Description:
+        await self._control(timeout_s)
+        digest = "0" * 64 if self.state == "other model" else self.model.digest
+        return Description(name, digest, self.model.graph)
+
+    async def get_profile(self, name: str, *, timeout_s: float) -> HostReport:
+        await self._control(timeout_s)
+        return HostReport(self.profile, slowdown=self.slowdown)
+
+    async def close(self) -> None:
+        pass
+
+    async def _control(self, timeout_s: float) -> None:
+        await self._suffer(
+            "well" if self.state == "overloaded" else self.state, asyncio.get_running_loop().time() + timeout_s
+        )
+        await asyncio.sleep(0.02)
+
+    async def _suffer(self, state: State, deadline_s: float) -> None:
+        match state:
+            case "dead":
+                await asyncio.sleep(0.002)
+                raise Unavailable("connection refused")
+            case "loading":
+                raise Unavailable("the server is loading its models")
+            case "black hole":
+                await asyncio.sleep(max(0.0, deadline_s - asyncio.get_running_loop().time()))
+                raise DeadlineExceeded("no answer")
+            case "overloaded":
+                raise Overloaded("64 requests wait already", 5.0)
+            case "other model":
+                if self.asked:
+                    raise DigestMismatch("the request is for another model")
+            case _:
+                pass
+
+    async def _pass(self, seconds: float, deadline_s: float) -> None:
+        now = asyncio.get_running_loop().time
+        if now() + seconds > deadline_s:
+            await asyncio.sleep(max(0.0, deadline_s - now()))
+            raise DeadlineExceeded("no answer")
+        await asyncio.sleep(seconds)
