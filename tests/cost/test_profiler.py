@@ -214,6 +214,33 @@ def test_times_of_real_stages_are_those_of_their_operators() -> None:
     assert found.host == "lab"
 
 
+class Residuals(nn.Module):
+    """Two inputs, blocks with a way around them, an output from the middle."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        early = x
+        for block in range(10):
+            x = x + torch.sin(torch.cos(x) * y)
+            early = x if block == 4 else early
+        return early, torch.tanh(x)
+
+
+def test_every_head_and_tail_of_a_real_model_is_predicted() -> None:
+    model = capture(Residuals(), (torch.randn(2, 4), torch.randn(2, 4)))
+    clock = OperatorClock({"add": 1.0, "sin": 3.0, "cos": 4.0, "mul": 6.0, "tanh": 2.0})
+    with clock:
+        found = profile(model, now=clock.now, budget_s=1e9)
+        bench = ModelBench(model, now=clock.now)
+        heads = [bench.head(position).cpu_s for position in range(len(model.graph) + 1)]
+        tails = [bench.tail(position).cpu_s for position in range(len(model.graph) + 1)]
+    sums = [0.0, *accumulate(found.seconds(layer.name) for layer in model.graph.layers)]
+    assert sums == pytest.approx(heads)
+    assert [sums[-1] - head for head in sums] == pytest.approx(tails)
+    assert found.error is not None
+    assert found.tail_error is not None
+    assert max(found.error, found.tail_error) == pytest.approx(0, abs=1e-9)
+
+
 class FixedCodec:
     """Half the bytes; a sine to encode, a cosine to decode."""
 
