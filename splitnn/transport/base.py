@@ -47,7 +47,7 @@ class Request:
     version: str = ""  # "" is the newest
     digest: str = ""  # of the model; "" is not checked (a client of the standard protocol has none)
     request_id: str = ""
-    codecs: Mapping[str, str] = field(default_factory=dict)  # of tensors sent and of tensors wanted; absent: raw
+    codecs: Mapping[str, str] = field(default_factory=dict)  # of tensors sent and of those in wanted; absent: raw
     wanted: tuple[str, ...] = ()  # tensors to return; () is all outputs of the model
     parameters: Mapping[str, Parameter] = field(default_factory=dict)  # of the request, such as Triton's "priority"
 
