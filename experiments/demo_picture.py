@@ -10,6 +10,8 @@ from typing import Literal
 Where = Literal["device", "split", "cloud"]
 
 COLOURS: Mapping[Where, str] = {"device": "#c44e52", "split": "#55a868", "cloud": "#4c72b0"}
+_WHERE: Mapping[Where, str] = {"cloud": "all on the server", "split": "split", "device": "all on the device"}
+_MEANING = {"head": "computing on the device", "transfer": "encoding and sending", "tail": "computing on the server"}
 _PARTS = {"head": "#dd8452", "transfer": "#937860", "tail": "#4c72b0"}
 
 
@@ -59,7 +61,7 @@ def draw(answers: Sequence[Answered], ways: Sequence[Way], path: Path, *, title:
     figure.suptitle(title, fontsize=15, fontweight="bold")
 
     top: Axes = figure.add_subplot(grid[0, :])
-    for where, words in (("cloud", "all on the server"), ("split", "split"), ("device", "all on the device")):
+    for where, words in _WHERE.items():
         found = [a for a in answers if a.where == where]
         top.scatter(
             [a.at_s for a in found], [a.total_s * 1e3 for a in found], color=COLOURS[where], s=26, label=words, zorder=3
@@ -94,9 +96,7 @@ def draw(answers: Sequence[Answered], ways: Sequence[Way], path: Path, *, title:
         axes.set_xlim(0, highest * 1.75)
         axes.set_title(f"link: {rate}")
         axes.set_xlabel("ms a photo (median)")
-    words = {"head": "computing on the device", "transfer": "encoding and sending", "tail": "computing on the server"}
-    figure.legend(
-        handles=[Patch(color=_PARTS[part], label=words[part]) for part in _PARTS], loc="outside lower center", ncols=3
-    )
+    patches = [Patch(color=colour, label=_MEANING[part]) for part, colour in _PARTS.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -28,7 +28,6 @@ class Program:
             cwd=_PROJECT_ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
         self.lines: list[str] = []
         self._ready = threading.Event()
@@ -41,8 +40,9 @@ class Program:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip())
+        for raw in self.process.stdout:
+            line = raw.decode(errors="replace").rstrip()
+            self.lines.append(line)
             if _ADDRESS.search(line):
                 self._ready.set()
 

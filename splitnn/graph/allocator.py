@@ -8,7 +8,7 @@ import sys
 # From malloc.h of the GNU C library.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-_LARGEST_MMAP_THRESHOLD = 32 << 20  # what mallopt accepts at most on 64 bits; torch.Tensors above stay expensive
+_MMAP_THRESHOLDS = (1 << 30, 32 << 20)  # older releases accept 32 MB at most; larger tensors stay expensive there
 
 
 def keep_freed_memory() -> bool:
@@ -24,4 +24,5 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)) and bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD))
+    keeps = bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    return keeps and any(mallopt(_M_MMAP_THRESHOLD, threshold) for threshold in _MMAP_THRESHOLDS)

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from splitnn.errors import CaptureError
 from splitnn.graph.operators import name_of
 from splitnn.graph.program import Node, Program, Ref, Symbol, rewrite
+from splitnn.graph.sizes import infer_sizes
 from splitnn.graph.structure import Place, Structure, structure_of
 
 _WEIGHTS = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
@@ -42,7 +43,7 @@ def translate(exported: ExportedProgram) -> Translation:
         CaptureError: it calls an operator that is not on the allow-list, or holds what JSON cannot.
     """
     graph = exported.graph_module.graph
-    _drop_checks(graph)
+    infer_sizes(graph)
     weights, inputs = _sources(exported)
     layers = _names(graph, {*weights.values(), *inputs})
     names = layers | _output_names(exported, layers) | weights | {name: name for name in inputs}
@@ -70,13 +71,6 @@ def translate(exported: ExportedProgram) -> Translation:
         parts={names[node.name]: tuple(names[user.name] for user in node.users) for node in calls if _is_several(node)},
         shapes={names[node.name]: node.meta.get("val") for node in graph.nodes if node.name in names},
     )
-
-
-def _drop_checks(graph: fx.Graph) -> None:
-    """Assertions about shapes have no result; ours are made where a request enters."""
-    for node in reversed(graph.nodes):
-        if node.op == "call_function" and not node.users:
-            graph.erase_node(node)
 
 
 def _sources(exported: ExportedProgram) -> tuple[dict[str, str], list[str]]:
@@ -221,7 +215,7 @@ def _branch(attribute: fx.Node, owner: torch.nn.Module) -> Program:
     """The graph module behind an argument of torch's control flow."""
     module = getattr(owner, str(attribute.target))
     graph = module.graph
-    _drop_checks(graph)
+    infer_sizes(graph)
     names = {node.name: node.name for node in graph.nodes}
     (output,) = (node for node in graph.nodes if node.op == "output")
     results = output.args[0]

@@ -188,3 +188,9 @@ def test_module_that_fixes_its_batch_is_captured_with_that_batch() -> None:
 
     graph = capture(Fixed(), (torch.randn(1, 12),)).graph
     assert graph.tensors["x"].batch_growth == ()
+
+
+@pytest.mark.parametrize("name", ["chain", "attention", "tied"])
+def test_size_of_the_batch_does_not_cross_cuts(name: str) -> None:
+    graph = captured(name).graph
+    assert not [tensor for tensor, spec in graph.tensors.items() if spec.dtype == "int"]
