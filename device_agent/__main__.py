@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from splitnn.errors import SplitnnError
+from splitnn.graph.allocator import keep_freed_memory
 from splitnn.runtime import process
 from splitnn.runtime.settings import BAD_INPUT, read
 
@@ -18,8 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from device_agent.settings import Settings
 
         settings = read(Settings, arguments, program="splitnn-agent", purpose=_PURPOSE)
-        if arguments is None:
-            process.keep_large_blocks()
+        keep_freed_memory()
         process.start_log(settings.log_level)
 
         from device_agent.program import serve  # torch, with all that it takes to load

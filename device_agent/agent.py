@@ -9,16 +9,18 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
+from weakref import WeakSet
 
 from device_agent.account import account
 from device_agent.cloud import Cloud
-from device_agent.navigator import Navigator
+from device_agent.navigator import Navigator, parse_pin
 from device_agent.patience import Patience
 from splitnn.cost.profile import Profile
 from splitnn.errors import (
     CodecError,
     DeadlineExceeded,
     DigestMismatch,
+    InvalidInput,
     Overloaded,
     PayloadTooLarge,
     RequestError,
@@ -98,6 +100,7 @@ class Agent:
         self._layer_bytes = largest_layer_bytes(model.graph, (layer.name for layer in model.graph.layers))
         self._pipelines: OrderedDict[str, Pipeline] = OrderedDict()
         self._course = self._on_device = _Course(navigator.on_device, self._compiled(navigator.on_device))
+        self._ran: WeakSet[Pipeline] = WeakSet()  # a first run is slower and says nothing of the device
         self._news = asyncio.Event()
         self._was_up = False
         self._under_way = 0
@@ -108,6 +111,7 @@ class Agent:
     async def infer(self, request: Request) -> Answer:
         """See ``Service``. What the cloud fails to do is done here; a request is lost only to its deadline.
 
+        A request's parameter ``plan`` (``device``, ``cloud`` or a plan's line) overrides the plan, for this request.
         The answer's parameters are those of ``account``.
         """
         if not self._accepts:
@@ -171,13 +175,13 @@ class Agent:
     async def _follow(self, request: Request) -> Answer:
         started_s = self._clock()
         deadline_s = min(request.deadline_s, started_s + self._deadline_s)
-        degraded = self._cloud.lost_because if self._navigator.uses_cloud else ""
-        course = self._on_device if degraded else self._course
+        course, degraded = await self._choose(request)
         pipeline = course.pipeline
         progress = await pipeline.start(request.tensors, deadline_s=deadline_s, request_id=request.request_id)
         load = samples_of(self._model.graph, request.tensors) / self._model.graph.batch
-        if progress.stage_s and load == 1:
+        if progress.stage_s and load == 1 and pipeline in self._ran:
             self._navigator.observe_device(pipeline.stages[0].layers, progress.stage_s[0])
+        self._ran.add(pipeline)
         if course.plan.is_local:
             progress = await pipeline.finish_here(progress)
         else:
@@ -186,6 +190,24 @@ class Agent:
             self._instrument.degraded(request_id=request.request_id, reason=degraded)
         self._news.set()
         return self._answer(request, course, progress, started_s=started_s, degraded=degraded)
+
+    async def _choose(self, request: Request) -> tuple[_Course, str]:
+        """The course that the request asks for with its parameter ``plan``, else the current one.
+
+        The second is the reason when it must be the device alone, because the cloud is lost.
+        """
+        asked = str(request.parameters.get("plan", "auto"))
+        if asked == "auto":
+            course, needs_cloud = self._course, self._navigator.uses_cloud
+        else:
+            try:
+                pin = parse_pin(asked, self._model.graph, self._model.digest)
+            except ValueError as error:
+                raise InvalidInput(f"the request's parameter 'plan': {error}") from error
+            now = self._navigator.conditions()
+            plan = await self._aside(lambda: self._navigator.priced(pin, now))
+            course, needs_cloud = _Course(plan, await self._pipeline_for(plan)), not plan.is_local
+        return (self._on_device, self._cloud.lost_because) if needs_cloud and not self._cloud.is_up else (course, "")
 
     async def _ask_cloud(self, course: _Course, progress: Progress, load: float) -> tuple[Progress, str]:
         """The finished request, and why the cloud had no part in it; "" when it had. ``load`` is in examples."""
@@ -254,17 +276,21 @@ class Agent:
         """Decide, compile what is new, and switch: requests that have begun keep the course that they have."""
         before = self.plan
         decision = await self._aside(lambda: self._navigator.decide(now))
-        chosen = decision.plan
-        if (pipeline := self._pipelines.get(chosen.id)) is None:
-            pipeline = await self._aside(lambda: self._compiled(chosen))
-        self._pipelines[chosen.id] = pipeline
-        self._pipelines.move_to_end(chosen.id)
+        pipeline = await self._pipeline_for(decision.plan)
+        self._navigator.follow(decision, now)
+        self._course = _Course(decision.plan, pipeline)
+        if decision.is_change:
+            self._instrument.plan_changed(old=str(before), new=str(decision.plan), reason=decision.reason)
+
+    async def _pipeline_for(self, plan: Plan) -> Pipeline:
+        """Compiled now, or one of those that were used last."""
+        if (pipeline := self._pipelines.get(plan.id)) is None:
+            pipeline = await self._aside(lambda: self._compiled(plan))
+        self._pipelines[plan.id] = pipeline
+        self._pipelines.move_to_end(plan.id)
         if len(self._pipelines) > _KEPT_PIPELINES:
             self._pipelines.popitem(last=False)
-        self._navigator.follow(decision, now)
-        self._course = _Course(chosen, pipeline)
-        if decision.is_change:
-            self._instrument.plan_changed(old=str(before), new=str(chosen), reason=decision.reason)
+        return pipeline
 
     def _compiled(self, plan: Plan) -> Pipeline:
         return Pipeline(

@@ -27,6 +27,24 @@ Pin = Literal["auto", "device", "cloud"] | Plan
 """The planner decides; everything stays on the device or goes to the cloud; this very plan."""
 
 
+def parse_pin(text: str, graph: Graph, digest: str) -> Pin:
+    """``auto``, ``device``, ``cloud``, or a plan's line.
+
+    Raises:
+        ValueError: none of these, or no plan of this model for a device and a cloud.
+    """
+    match text:
+        case "auto" | "device" | "cloud":
+            return text
+    try:
+        plan = Plan.parse(text, graph, model=digest)
+    except ValueError as error:
+        raise ValueError(f"a plan is auto, device, cloud or a plan's line; {error}") from error
+    if len(plan.hosts) != 2:
+        raise ValueError(f"a plan for a device and a cloud has two hosts, not {list(plan.hosts)}")
+    return plan
+
+
 class Navigator:
     """Keeps the current plan, and what observation says of the profiles.
 
@@ -93,12 +111,17 @@ class Navigator:
 
     def decide(self, now: Conditions) -> Decision:
         """Choose the plan for the next requests; some milliseconds of work, on any thread. Changes nothing."""
-        if isinstance(self._pin, Plan):
-            return self._pinned(self._pin, now)
         if self._pin != "auto":
-            return self._pinned(self._all_on(0 if self._pin == "device" else 1, now), now)
+            plan = self.priced(self._pin, now)
+            return Decision(plan, is_change=plan.id != self.plan.id, reason="it was asked for")
         held_s = self._clock() - self._since_s
         return decide(self.plan, self._graph, now, held_s=held_s, codecs=self._codecs, policy=self._policy)
+
+    def priced(self, pin: Pin, now: Conditions) -> Plan:
+        """The plan that somebody asked for, with its cost under these conditions; the current one for ``auto``."""
+        if isinstance(pin, Plan):
+            return reprice(pin, self._graph, now)
+        return self.plan if pin == "auto" else self._all_on(0 if pin == DEVICE else 1, now)
 
     def follow(self, decision: Decision, now: Conditions) -> None:
         """Make the plan that was decided under these conditions the current one."""
@@ -115,10 +138,6 @@ class Navigator:
     def device_seconds(self, layers: Sequence[str]) -> float:
         """Predicted seconds of these layers on the device as it is now."""
         return _sum(self._profile, layers) * self._device_pace.factor
-
-    def _pinned(self, plan: Plan, now: Conditions) -> Decision:
-        priced = reprice(plan, self._graph, now)
-        return Decision(priced, is_change=priced.id != self.plan.id, reason="it was asked for")
 
     def _all_on(self, tier: int, now: Conditions) -> Plan:
         table = tabulate(self._graph, now.profiles, now.topology, codecs=self._codecs)

@@ -8,7 +8,6 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Literal, cast
 
 import torch
 from grpc_health.v1 import health_pb2
@@ -17,7 +16,7 @@ from device_agent.agent import Agent
 from device_agent.cloud import Cloud
 from device_agent.emulation import SlowEngine, SlowTransport
 from device_agent.log import Log
-from device_agent.navigator import DEVICE, Navigator, Pin, as_cloud
+from device_agent.navigator import DEVICE, Navigator, Pin, as_cloud, parse_pin
 from device_agent.settings import Settings
 from splitnn.cli.sources import open_model, open_profile
 from splitnn.cost.bandwidth import LinkEstimator
@@ -25,7 +24,6 @@ from splitnn.cost.network import parse_link
 from splitnn.cost.profile import Profile
 from splitnn.cost.profiler import profile
 from splitnn.graph.model import Model
-from splitnn.planner.plan import Plan
 from splitnn.runtime.address import parse_address
 from splitnn.runtime.engine import Engine, Limits
 from splitnn.transport.base import Transport
@@ -159,15 +157,10 @@ def _load(settings: Settings) -> tuple[Model, Profile]:
 
 
 def _pin(text: str, model: Model) -> Pin:
-    if text in ("auto", "device", "cloud"):
-        return cast(Literal["auto", "device", "cloud"], text)
     try:
-        plan = Plan.parse(text, model.graph, model=model.digest)
+        return parse_pin(text, model.graph, model.digest)
     except ValueError as error:
-        raise ValueError(f"--plan is auto, device, cloud or a plan's line; {error}") from error
-    if len(plan.hosts) != 2:
-        raise ValueError(f"--plan: a plan for the device and the cloud has two hosts, not {list(plan.hosts)}")
-    return plan
+        raise ValueError(f"--plan: {error}") from error
 
 
 def _engine(settings: Settings) -> Engine:

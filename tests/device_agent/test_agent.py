@@ -85,9 +85,15 @@ class World:
     name: str
     answers: int = 0
 
-    async def ask(self, *, timeout_s: float = 5.0, check: bool = True) -> Answer:
+    async def ask(self, *, timeout_s: float = 5.0, check: bool = True, plan: str = "auto") -> Answer:
         now = asyncio.get_running_loop().time
-        request = Request(NAME, self.model.example, deadline_s=now() + timeout_s, request_id=f"r{self.answers}")
+        request = Request(
+            NAME,
+            self.model.example,
+            deadline_s=now() + timeout_s,
+            request_id=f"r{self.answers}",
+            parameters={} if plan == "auto" else {"plan": plan},
+        )
         answer = await self.agent.infer(request)
         self.answers += 1
         if check:
@@ -390,6 +396,27 @@ def test_a_pinned_plan_stays_whatever_the_link_does() -> None:
                 assert "degraded" not in answer.parameters
                 await asyncio.sleep(1)
             assert w.far.asked == 0
+
+    virtually(test)
+
+
+def test_a_request_may_ask_for_a_plan_of_its_own() -> None:
+    async def test() -> None:
+        async with world() as w:
+            await w.until(lambda: not w.agent.plan.is_local)
+            usual = w.agent.plan
+            line = str(usual)
+            for wanted, tiers in (("device", {0}), ("cloud", {1}), (line, set(usual.tiers))):
+                answer = await w.ask(plan=wanted)
+                found = Plan.parse(str(answer.parameters["plan"]), w.model.graph)
+                assert set(found.tiers) == tiers
+                assert "degraded" not in answer.parameters
+            assert w.agent.plan.id == usual.id
+            with pytest.raises(InvalidInput, match="parameter 'plan'"):
+                await w.ask(plan="the best")
+            w.far.state = "dead"
+            assert "degraded" in (await w.ask(plan="cloud")).parameters
+            assert "degraded" not in (await w.ask(plan="device")).parameters
 
     virtually(test)
 

@@ -1,0 +1,224 @@
+"""Both programs for real, joined by a link that gets slow, goes black and breaks: no request is lost, each is right."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import pytest
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from device_agent.program import CLOUD_HEALTH
+from experiments.hosts import Host
+from experiments.programs import Program
+from experiments.proxy_process import ProxyProcess
+from splitnn.cost.profiler import profile
+from splitnn.graph import package
+from splitnn.graph.capture import capture
+from splitnn.graph.model import Model
+from splitnn.runtime.stage import stage
+from splitnn.transport.base import Answer, Request
+from splitnn.transport.codec import CODECS
+from splitnn.transport.open_inference import GrpcTransport
+from tests.device_agent.small_net import make
+
+NAME = "small_net"
+SLOWDOWN = 40  # so that a plan depends on the link and not on what else this machine does
+FAST, SLOW = "50Mbps/4ms", "20kbps/4ms"
+PATIENCE_S = 60.0  # for what must happen, not for how quickly
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What both programs are started with."""
+
+    folder: Path
+    model: Model
+
+    @property
+    def right(self) -> torch.Tensor:
+        (value,) = stage(self.model, self.model.graph.inputs, self.model.graph.outputs).run(self.model.example).values()
+        return torch.as_tensor(value)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    folder = tmp_path_factory.mktemp("models")
+    model = capture(*make())
+    package.save(model, folder / NAME)
+    measured = profile(model, codecs={"raw": CODECS["raw"]}, repeats=5, budget_s=2.0)
+    (folder / NAME / "profile.json").write_text(json.dumps(measured.to_json()))
+    return Scene(folder, model)
+
+
+@dataclass
+class Play:
+    """The programs at work."""
+
+    scene: Scene
+    stack: ExitStack
+    server: Program
+    link: ProxyProcess
+    agent: Program
+    client: GrpcTransport
+    answers: list[Answer] = field(default_factory=list)
+
+    async def ask(self) -> Answer:
+        began_s = time.monotonic()
+        answer = await self.client.infer(Request(NAME, self.scene.model.example, deadline_s=began_s + 30))
+        (value,) = answer.tensors.values()
+        assert torch.equal(torch.as_tensor(value), self.scene.right)
+        self.answers.append(answer)
+        return answer
+
+    async def until(self, holds: Callable[[Answer], bool]) -> Answer:
+        until_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until_s:
+            if holds(answer := await self.ask()):
+                return answer
+            await asyncio.sleep(0.1)
+        log = "\n".join(self.agent.lines[-30:])
+        raise AssertionError(f"it never came to hold; the last answer says {dict(answer.parameters)}\n{log}")
+
+    async def health(self, service: str) -> int:
+        async with grpc.aio.insecure_channel(self.agent.address) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check
+            return int((await check(health_pb2.HealthCheckRequest(service=service), timeout=5)).status)
+
+    def restart_server(self) -> None:
+        self.server = start_server(self.stack, self.scene, self.server.address)
+
+
+def start_server(stack: ExitStack, scene: Scene, address: str) -> Program:
+    return Program(
+        stack.enter_context(Host("cloud")), "cloud_server", "--models", str(scene.folder), "--listen", address
+    )
+
+
+@asynccontextmanager
+async def play(scene: Scene, *, link: str) -> AsyncIterator[Play]:
+    with ExitStack() as stack:
+        server = start_server(stack, scene, "127.0.0.1:0")
+        proxy = stack.enter_context(ProxyProcess(server.address, link=link))
+        agent = Program(
+            stack.enter_context(Host("device")),
+            "device_agent",
+            *("--server", proxy.address, "--model", str(scene.folder / NAME), "--listen", "127.0.0.1:0"),
+            *("--profile", str(scene.folder / NAME / "profile.json"), "--slowdown", str(SLOWDOWN)),
+        )
+        client = GrpcTransport(agent.address)
+        try:
+            yield Play(scene, stack, server, proxy, agent, client)
+        finally:
+            await client.close()
+
+
+def perform(test: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        await test()
+
+    asyncio.run(whole())
+
+
+def uses_cloud(answer: Answer) -> bool:
+    return float(answer.parameters["tail_s"]) > 0
+
+
+def is_degraded(answer: Answer) -> bool:
+    return "degraded" in answer.parameters
+
+
+def test_a_link_that_changes_moves_the_cut_there_and_back(scene: Scene) -> None:
+    async def test() -> None:
+        async with play(scene, link=FAST) as p:
+            there = await p.until(uses_cloud)
+            p.link.set(rate="20kbps")
+            here = await p.until(lambda answer: not uses_cloud(answer) and not is_degraded(answer))
+            p.link.set(rate="50Mbps")
+            back = await p.until(uses_cloud)
+            ids = [answer.parameters["plan_id"] for answer in (there, here, back)]
+            assert ids[0] != ids[1] != ids[2]
+            assert back.parameters["emulated_slowdown"] == SLOWDOWN
+
+    perform(test)
+
+
+def test_kill_of_the_server_in_the_middle_of_a_request_loses_nothing_and_its_restart_is_noticed(scene: Scene) -> None:
+    async def test() -> None:
+        async with play(scene, link=FAST) as p:
+            await p.until(uses_cloud)
+            assert await p.health(CLOUD_HEALTH) == health_pb2.HealthCheckResponse.SERVING
+            p.link.set(rtt="2s")  # requests are under way for long enough to be hit
+            under_way = [asyncio.create_task(p.ask()) for _ in range(3)]
+            await asyncio.sleep(1)
+            os.kill(p.server.process.pid, signal.SIGKILL)
+            p.server.process.wait()
+            p.link.set(rtt="4ms")
+            await asyncio.gather(*under_way)
+            degraded = await p.until(is_degraded)
+            assert not uses_cloud(degraded)
+            assert await p.health("") == health_pb2.HealthCheckResponse.SERVING
+            assert await p.health(CLOUD_HEALTH) == health_pb2.HealthCheckResponse.NOT_SERVING
+            p.restart_server()
+            await p.until(uses_cloud)
+            assert await p.health(CLOUD_HEALTH) == health_pb2.HealthCheckResponse.SERVING
+
+    perform(test)
+
+
+@pytest.mark.parametrize("trouble", ["black hole", "stopped server", "reset"])
+def test_a_silent_or_broken_way_costs_no_request_and_heals_by_itself(scene: Scene, trouble: str) -> None:
+    async def test() -> None:
+        async with play(scene, link=FAST) as p:
+            await p.until(uses_cloud)
+            match trouble:
+                case "black hole":
+                    p.link.block()
+                case "stopped server":
+                    os.kill(p.server.process.pid, signal.SIGSTOP)
+                case _:
+                    p.link.abort()
+            try:
+                if trouble != "reset":
+                    await p.until(is_degraded)
+                    assert await p.health(CLOUD_HEALTH) == health_pb2.HealthCheckResponse.NOT_SERVING
+            finally:
+                p.link.heal()
+                os.kill(p.server.process.pid, signal.SIGCONT)
+            await p.until(uses_cloud)
+
+    perform(test)
+
+
+def test_sigterm_answers_what_is_under_way_and_ends_with_status_0(scene: Scene) -> None:
+    async def test() -> None:
+        async with play(scene, link=FAST) as p:
+            await p.until(uses_cloud)
+            p.link.set(rtt="1s")
+            under_way = [asyncio.create_task(p.ask()) for _ in range(3)]
+            await asyncio.sleep(0.3)
+            p.agent.process.send_signal(signal.SIGTERM)
+            await asyncio.gather(*under_way)
+            status = await asyncio.to_thread(p.agent.process.wait, 30)
+            assert status == 0
+
+    perform(test)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
