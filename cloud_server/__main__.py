@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from splitnn.errors import SplitnnError
+from splitnn.graph.allocator import keep_freed_memory
 from splitnn.runtime import process
 from splitnn.runtime.settings import BAD_INPUT, read
 
@@ -16,8 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from cloud_server.config import Config
 
         config = read(Config, arguments, program="splitnn-server", purpose="Serve PyTorch models, whole or at any cut.")
-        if arguments is None:
-            process.keep_large_blocks()
+        keep_freed_memory()
         process.start_log(config.log_level)
 
         from cloud_server.program import serve  # torch, with all that it takes to load

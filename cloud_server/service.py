@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from enum import Enum
 
 from cloud_server.models import Loaded
 from cloud_server.pace import Pace
 from splitnn.cost.profile import Profile
-from splitnn.errors import DeadlineExceeded, RequestError, TransportError, Unavailable, UnknownModel
+from splitnn.errors import (
+    DeadlineExceeded,
+    PackageError,
+    RequestError,
+    SplitnnError,
+    TransportError,
+    Unavailable,
+    UnknownModel,
+)
 from splitnn.graph.model import Model
 from splitnn.runtime.engine import Engine
 from splitnn.runtime.host import ModelHost
@@ -31,7 +40,8 @@ class Phase(Enum):
 class CloudService:
     """Every model on one engine. A ``Service`` and a ``Reporter``; the engine stays its owner's.
 
-    It begins LOADING: ``add`` the models, then ``open``. Requests outside SERVING fail with ``Unavailable``.
+    It begins LOADING: ``add`` the models, ``warm_up``, then ``open``. Outside SERVING, requests fail with
+    ``Unavailable``.
     """
 
     def __init__(self, engine: Engine, *, working_bytes: int = 2 * 2**30, clock: Clock = time.monotonic) -> None:
@@ -53,6 +63,26 @@ class CloudService:
         served = _Served(loaded, self._engine, working_bytes=self._working_bytes, clock=self._clock)
         versions = {**versions, loaded.version: served}
         self._served[loaded.name] = dict(sorted(versions.items(), key=lambda item: int(item[0])))
+
+    async def warm_up(self) -> None:
+        """Run every model once on its example; one that fails is logged and no longer served.
+
+        Raises:
+            PackageError: none is left.
+        """
+        for name, versions in list(self._served.items()):
+            for version, served in list(versions.items()):
+                try:
+                    await served.host.infer(Request(name, served.model.example, deadline_s=math.inf))
+                except SplitnnError as error:
+                    _log.error(
+                        "model %s version %s is not served: it fails on its own example: %s", name, version, error
+                    )
+                    del versions[version]
+            if not versions:
+                del self._served[name]
+        if not self._served:
+            raise PackageError("no model is left that runs on its own example")
 
     def open(self) -> None:
         """Accept requests from now on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from weakref import WeakSet
 
 import torch
 
@@ -16,7 +17,10 @@ from splitnn.runtime.stages import Stages, run_request
 from splitnn.transport.base import Answer, Clock, Description, Request, Timings
 
 Observe = Callable[[Stage, int, float], None]
-"""Told of every run: the stage, the samples in the batch and the seconds. Called on the engine's thread."""
+"""Told of every run of a stage but its first, which is slower: the stage, the samples in the batch, the seconds.
+
+Called on the engine's thread.
+"""
 
 _WORKING_BYTES = 2 * 2**30
 
@@ -49,6 +53,7 @@ class ModelHost:
         self._own_engine = Engine(f"host {name}", clock=clock) if engine is None else None
         self._engine = engine or self._own_engine or Engine()
         self._stages = Stages(model, working_bytes=working_bytes)
+        self._ran: WeakSet[Stage] = WeakSet()
         self._observe = observe
         self._clock = clock
 
@@ -76,7 +81,9 @@ class ModelHost:
             started_s = self._clock()
             made = run_request(part, tensors)
             took_s = self._clock() - started_s
-            self._observe(part, samples, took_s)
+            if part in self._ran:
+                self._observe(part, samples, took_s)
+            self._ran.add(part)
             return made, took_s
 
         held_bytes = sum(value.nbytes for value in tensors.values() if isinstance(value, torch.Tensor))

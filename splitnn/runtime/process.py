@@ -1,4 +1,4 @@
-"""What a program of ours sets up around its event loop: allocator, loop, signals, log, and its last moment."""
+"""What a program of ours sets up around its event loop: the loop itself, signals, log, and its last moment."""
 
 from __future__ import annotations
 
@@ -13,21 +13,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
 _LAST_WAIT_S = 1.0
-
-
-def keep_large_blocks() -> None:
-    """Start this program over with an allocator that keeps freed memory, once; anything set already is left alone.
-
-    glibc otherwise maps and unmaps every block of some megabytes, which doubles the time of a request of 16 MB. It
-    reads these variables when a process starts, so they cannot be set later. Does nothing where there is no glibc.
-    """
-    missing = {name: value for name, value in _ALLOCATOR.items() if name not in os.environ}
-    if missing and sys.platform == "linux" and sys.orig_argv:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **missing})
 
 
 def start_log(level: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -20,6 +23,7 @@ from splitnn.errors import (
     DigestMismatch,
     InvalidInput,
     Overloaded,
+    PackageError,
     PayloadTooLarge,
     Unavailable,
     UnknownModel,
@@ -242,6 +246,33 @@ def test_cancelled_and_expired_requests_are_never_executed(monkeypatch: pytest.M
     with_busy_engine(scenario, monkeypatch)
 
 
+def test_of_a_storm_of_requests_those_that_stay_are_answered_and_nothing_else_runs(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    dice = random.Random(seed)
+
+    async def scenario(service: CloudService, engine: Engine, busy: Busy, ran: list[str]) -> None:
+        requests = [await queued(service, engine) for _ in range(60)]
+        leaving = dice.sample(requests, 40)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        assert (await service.report("m")).queue_length == 20
+        await busy.release()
+        (expected,) = stage_of_whole().values()
+        for task in set(requests) - set(leaving):
+            (value,) = (await task).tensors.values()
+            assert torch.equal(value, torch.as_tensor(expected))
+        assert len(ran) == 20
+        assert engine.admitted_bytes == 0
+
+    def stage_of_whole() -> dict[str, Value]:
+        model = model_of("chain")
+        return stage(model, model.graph.inputs, model.graph.outputs).run(model.example)
+
+    with_busy_engine(scenario, monkeypatch)
+
+
 def test_overload_is_refused_early_and_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(service: CloudService, engine: Engine, busy: Busy, ran: list[str]) -> None:
         waiting = [await queued(service, engine) for _ in range(2)]
@@ -307,6 +338,8 @@ def test_the_report_holds_profile_and_load() -> None:
         service.adopt(profile)
         assert [name for name, _ in service.unprofiled()] == ["other"]
         await service.infer(request("m", model.example))
+        assert (await service.report("m")).slowdown == 1.0  # the first run of a stage tells nothing
+        await service.infer(request("m", model.example))
         report = await service.report("m")
         assert report.profile == profile
         assert report.slowdown < 1.0  # a millisecond a layer is slow for this model
@@ -324,3 +357,28 @@ def test_two_models_of_one_name_and_version_are_refused() -> None:
     with pytest.raises(ValueError, match="two models called 'm'"):
         service.add(Loaded("m", "1", model_of("tied")))
     engine.close()
+
+
+def test_a_model_that_fails_on_its_own_example_is_named_and_the_others_are_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tied = model_of("tied")
+    broken = replace(tied, example={name: torch.full_like(value, 99) for name, value in tied.example.items()})
+
+    async def scenario() -> None:
+        engine = Engine()
+        service = CloudService(engine)
+        service.add(Loaded("broken", "1", broken))
+        with pytest.raises(PackageError, match="no model is left"):
+            await service.warm_up()
+        service.add(Loaded("broken", "1", broken))
+        service.add(Loaded("good", "1", tied))
+        await service.warm_up()
+        service.open()
+        assert [service.is_ready(name) for name in ("broken", "good")] == [False, True]
+        engine.close()
+
+    asyncio.run(scenario())
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(lines) == 2
+    assert all("broken" in line and "index out of range" in line for line in lines)
