@@ -123,7 +123,7 @@ class CloudService:
             _log.info("request %.64r for %.64r: %s", request.request_id, request.model, error)
             raise
         except (RequestError, TransportError) as error:
-            _log.info("request %.64r refused: %s: %s", request.request_id, type(error).__name__, error)
+            _log.info("request %.64r refused: %s: %.500s", request.request_id, type(error).__name__, error)
             raise
         _log.debug(
             "request %.64r: %s, %d tensors in, %.1f ms waiting, %.1f ms computing, %.1f ms in all",

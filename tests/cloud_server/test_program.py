@@ -172,6 +172,24 @@ def test_told_to_stop_it_finishes_what_is_under_way_and_takes_nothing_new(tmp_pa
         assert "still under way" not in running.log()
 
 
+def test_what_is_not_done_within_the_grace_fails_and_the_program_ends_all_the_same(tmp_path: Path) -> None:
+    async def scenario(running: Server) -> list[Answer | BaseException]:
+        async with transport_to(running.address) as transport:
+            under_way = [asyncio.create_task(transport.infer(request("slow"))) for _ in range(40)]
+            await wait_until_admitted(transport, "slow", under_way)
+            running.process.terminate()
+            return await asyncio.gather(*under_way, return_exceptions=True)
+
+    arguments = ("--models", packages(tmp_path, "slow"), "--listen", "127.0.0.1:0", "--profiling", "never")
+    with server(tmp_path / "log", *arguments, "--grace-s", "0") as running:
+        running.wait_ready()
+        outcomes = asyncio.run(scenario(running))
+        assert running.process.wait(LIMIT_S) == 0
+        assert "still under way" in running.log()
+    assert any(isinstance(outcome, Unavailable) for outcome in outcomes)
+    assert all(isinstance(outcome, Answer | Unavailable) for outcome in outcomes)
+
+
 def test_a_second_server_on_the_port_ends_with_one_line_and_the_first_lives(tmp_path: Path) -> None:
     arguments = ("--models", packages(tmp_path, "chain"), "--profiling", "never")
     with server(tmp_path / "log", *arguments, "--listen", "127.0.0.1:0") as first:
