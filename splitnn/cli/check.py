@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         model = open_model(args.model)
         columns = (TextColumn("checking cuts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        console = Console(file=sys.stderr)
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("cuts", total=None)
             verdict = check(
                 model,
