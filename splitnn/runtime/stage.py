@@ -13,7 +13,7 @@ from splitnn.graph.model import Callee, Model, Value
 from splitnn.planner.plan import Plan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stage:
     """A compiled part of a model; holds only the weights that it reads.
 
@@ -28,6 +28,10 @@ class Stage:
     weight_bytes: int
     call: Callee
     device: str = "cpu"
+
+    def __repr__(self) -> str:
+        ends = f"{', '.join(self.inputs)} -> {', '.join(self.outputs)}"
+        return f"Stage({self.host}: {len(self.layers)} layers, {self.weight_bytes / 1e6:.1f} MB of weights, {ends})"
 
     def run(self, tensors: Mapping[str, Value]) -> dict[str, Value]:
         """Outputs by name. Inputs are not changed; more tensors than the stage's inputs may be given.
