@@ -91,6 +91,7 @@ class Cloud:
         self._chance = chance or random.Random()
         self._clock = clock
         self._is_verified = False  # it serves this very model
+        self._must_probe = False  # before it is used again
         self._found_s = self._reported_s = clock()
         self._retry_s = rhythm.first_retry_s
         self._not_before_s = clock()  # the next attempt to find it
@@ -124,6 +125,7 @@ class Cloud:
             self.lose(f"the cloud serves something else: {error}")
             raise
         except DeadlineExceeded as error:
+            self._must_probe = True  # the link may have become too slow for the plan
             self.lose(_in_words(error))
             raise
         except TransportError as error:
@@ -190,6 +192,9 @@ class Cloud:
                 self._is_verified = True
             if self.report is None:
                 await self._ask_report()
+            if self._must_probe:
+                await self._probe_train()
+                self._must_probe = False
         except (TransportError, RequestError, CodecError) as error:
             reason = _in_words(error)
             if reason != self.lost_because:

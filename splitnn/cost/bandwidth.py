@@ -152,7 +152,12 @@ class LinkEstimator:
         if new.meaning == "at most" and new.rate_bps >= believed_bps:
             return
         self._measured_s = self._clock()
+        best_bps = max(_rate_bps(self._warm) or 0.0, _rate_bps(self._after_idle) or 0.0)
         series.append(new)
+        if self._proves_change(new, best_bps):
+            self._run = [new]
+            self._forget_before(series)
+            return
         off = 0.0 if own_bps is None else new.rate_bps / own_bps - 1
         if abs(off) <= _STEP or off * self._run_off < 0:
             self._run = []
@@ -161,6 +166,12 @@ class LinkEstimator:
             self._run_off = off
         if len(self._run) >= _STEP_RUN:
             self._forget_before(series)
+
+    def _proves_change(self, new: _Transfer, best_bps: float) -> bool:
+        """Whether one transfer is enough: no link is faster than its rate, and nobody waits three times in vain."""
+        if new.meaning == "at most":
+            return new.rate_bps < best_bps * (1 - _STEP)
+        return 0 < best_bps * (1 + _STEP) < new.size_bytes * 8 / new.seconds
 
     def _forget_before(self, series: deque[_Transfer]) -> None:
         """The link has changed: only the run that shows it still counts, in this series and in the other."""

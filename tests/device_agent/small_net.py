@@ -19,7 +19,8 @@ class SmallNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = image.permute(0, 3, 1, 2).float() / 255  # (N, 3, 64, 64)
-        return self.classes(self.last(self.first(x)).mean((2, 3)))
+        classes: Tensor = self.classes(self.last(self.first(x)).mean((2, 3)))
+        return classes
 
 
 def make() -> tuple[nn.Module, tuple[Tensor]]:

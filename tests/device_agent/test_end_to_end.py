@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,10 +100,19 @@ class Play:
         self.server = start_server(self.stack, self.scene, self.server.address)
 
 
+@contextmanager
+def program(host_name: str, module: str, *arguments: str) -> Iterator[Program]:
+    """One of our programs from its ready line on; ends it, and closes what it printed into."""
+    with Host(host_name) as host:
+        started = Program(host, module, *arguments)
+        yield started
+    assert started.process.stdout is not None
+    started.process.stdout.read()  # until the reading thread has met the end
+    started.process.stdout.close()
+
+
 def start_server(stack: ExitStack, scene: Scene, address: str) -> Program:
-    return Program(
-        stack.enter_context(Host("cloud")), "cloud_server", "--models", str(scene.folder), "--listen", address
-    )
+    return stack.enter_context(program("cloud", "cloud_server", "--models", str(scene.folder), "--listen", address))
 
 
 @asynccontextmanager
@@ -111,12 +120,15 @@ async def play(scene: Scene, *, link: str) -> AsyncIterator[Play]:
     with ExitStack() as stack:
         server = start_server(stack, scene, "127.0.0.1:0")
         proxy = stack.enter_context(ProxyProcess(server.address, link=link))
-        agent = Program(
-            stack.enter_context(Host("device")),
-            "device_agent",
-            *("--server", proxy.address, "--model", str(scene.folder / NAME), "--listen", "127.0.0.1:0"),
-            *("--profile", str(scene.folder / NAME / "profile.json"), "--slowdown", str(SLOWDOWN)),
-        )
+        options = {
+            "--server": proxy.address,
+            "--model": str(scene.folder / NAME),
+            "--listen": "127.0.0.1:0",
+            "--profile": str(scene.folder / NAME / "profile.json"),
+            "--slowdown": str(SLOWDOWN),
+        }
+        arguments = [word for pair in options.items() for word in pair]
+        agent = stack.enter_context(program("device", "device_agent", *arguments))
         client = GrpcTransport(agent.address)
         try:
             yield Play(scene, stack, server, proxy, agent, client)
