@@ -173,10 +173,14 @@ def _report(found: Profile, args: argparse.Namespace, blocks: list[tuple[str, fl
     ]
     width = max(len(name) for name, _, _ in blocks[:_SLOWEST]) if blocks else 0
     lines += [
-        f"  {name:<{width}}  {seconds * 1e3:9.3f} ms  {seconds / planned if planned else 0:6.1%}  {layers} layers"
+        f"  {name:<{width}}  {seconds * 1e3:9.3f} ms  {seconds / planned if planned else 0:6.1%}  {_layers(layers)}"
         for name, seconds, layers in blocks[:_SLOWEST]
     ]
     return "\n".join([*lines, f"wrote {args.output}"])
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 def _percent(error: float | None) -> str:
