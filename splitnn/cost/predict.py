@@ -29,6 +29,11 @@ or bytes moved where there are none), ``throughput`` divides the FLOPs by the ho
 
 _MULTIPLYING, _MOVING = "any that multiplies", "any that does not"
 
+_PULL = 1e-6
+"""How much of a layer the fallback weighs in each regression: it decides only between fits that are equally good, of
+which there are many where a kind was seen a few times. Over twelve draws of four models it took the mean error of
+models held out from 15 to 14 %."""
+
 
 class Coefficients(NamedTuple):
     """Seconds of a layer: a constant, and what each unit of work adds."""
@@ -211,7 +216,13 @@ def _fit(samples: Sequence[Sample], method: Method, error: float | None) -> Pred
         for group, found, seconds in rows:
             groups[group].append((found, seconds))
             groups[_fallback(found)].append((found, seconds))
-        coefficients = {group: _regress(layers, method, mean_s) for group, layers in groups.items()}
+        halves = {
+            half: _regress(groups.pop(half), method, mean_s) for half in (_MULTIPLYING, _MOVING) if half in groups
+        }
+        coefficients = halves | {
+            group: _regress(layers, method, mean_s, towards=halves[_fallback(layers[0][0])])
+            for group, layers in groups.items()
+        }
     return Predictor(
         host=first.host,
         clock=first.clock,
@@ -242,7 +253,9 @@ def _check(samples: Sequence[Sample], method: Method) -> Profile:
     return first
 
 
-def _regress(layers: Iterable[tuple[Features, float]], method: Method, mean_s: float) -> Coefficients:
+def _regress(
+    layers: Iterable[tuple[Features, float]], method: Method, mean_s: float, *, towards: Coefficients | None = None
+) -> Coefficients:
     rows, seconds = [], []
     for found, took in layers:
         rows.append([1.0, found.flops, found.moved_bytes, found.weight_bytes])
@@ -252,7 +265,11 @@ def _regress(layers: Iterable[tuple[Features, float]], method: Method, mean_s: f
         matrix[:, 3] = 0.0
         matrix[matrix[:, 1] > 0, 2] = 0.0
     weights = 1 / (targets + mean_s)
-    return Coefficients(*map(float, fit_nonnegative(matrix * weights[:, None], targets * weights)))
+    matrix, targets = matrix * weights[:, None], targets * weights
+    if towards is not None:
+        pull = np.diag(np.sqrt(_PULL * (matrix**2).mean(axis=0)))
+        matrix, targets = np.vstack([matrix, pull]), np.concatenate([targets, pull @ np.array(towards)])
+    return Coefficients(*map(float, fit_nonnegative(matrix, targets)))
 
 
 def _timing(seconds: float) -> Timing:
