@@ -6,7 +6,7 @@ estimate of the placement that it returns are equal, not nearly equal. Knows no 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,7 +36,8 @@ class Transfer(NamedTuple):
     @property
     def total_ns(self) -> int:
         """Nanoseconds for encoding, wire and decoding."""
-        return nanoseconds(self.encode_s + self.wire_s + self.decode_s)
+        _, _, _, _, encode_s, wire_s, decode_s = self
+        return nanoseconds(encode_s + wire_s + decode_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +97,14 @@ def tabulate(
         [nanoseconds(profiles[host.name].seconds(layer.name) * host.slowdown) for layer in graph.layers]
         for host in topology.hosts
     ]
-    wired = [tensor for tensor, readers in graph.consumers.items() if readers]
     hops = [
         [
-            _cheapest(codec_options(graph, tensor, hop, profiles=profiles, topology=topology, codecs=codecs))
-            for tensor in wired
+            _cheapest(options)
+            for options in codec_options(graph, hop, profiles=profiles, topology=topology, codecs=codecs).values()
         ]
         for hop in range(len(topology.up))
     ]
+    wired = [tensor for tensor, readers in graph.consumers.items() if readers]
     download = {
         tensor: tuple(nanoseconds(graph.tensors[tensor].size_bytes * 8 / link.bandwidth_bps) for link in topology.down)
         for tensor in dict.fromkeys(graph.outputs)
@@ -138,43 +139,47 @@ def check_profiles(graph: Graph, profiles: Mapping[str, Profile], topology: Topo
 
 
 def codec_options(
-    graph: Graph,
-    tensor: str,
-    hop: int,
-    *,
-    profiles: Mapping[str, Profile],
-    topology: Topology,
-    codecs: Codecs,
-) -> list[Transfer]:
-    """The allowed codecs that both ends of the hop were measured with; raw needs no measurement.
+    graph: Graph, hop: int, *, profiles: Mapping[str, Profile], topology: Topology, codecs: Codecs
+) -> dict[str, list[Transfer]]:
+    """Of each tensor that layers read, in graph order, the ways to carry it over one hop.
 
-    When nothing is left, raw is: a tensor can always be sent.
+    These are the allowed codecs that both ends were measured with, and raw, which needs no measurement. When nothing
+    is left, raw is: a tensor can always be sent.
     """
     sender, receiver = topology.hosts[hop], topology.hosts[hop + 1]
-    there = profiles[sender.name].codecs.get(tensor, {})
-    here = profiles[receiver.name].codecs.get(tensor, {})
+    encoded, decoded = profiles[sender.name].codecs, profiles[receiver.name].codecs
     rate = topology.up[hop].bandwidth_bps
-    options = []
-    for name in codecs.get(tensor, ("raw",)) if isinstance(codecs, Mapping) else codecs:
-        if name in there and name in here:
-            size = there[name].size_bytes
-            encode_s, decode_s = there[name].encode_s * sender.slowdown, here[name].decode_s * receiver.slowdown
-            options.append(Transfer(tensor, hop, name, size, encode_s, size * 8 / rate, decode_s))
-        elif name == "raw":
-            options.append(_raw(graph, tensor, hop, rate))
-    return options or [_raw(graph, tensor, hop, rate)]
+    options: dict[str, list[Transfer]] = {}
+    for tensor, readers in graph.consumers.items():
+        if not readers:
+            continue
+        there, here = encoded.get(tensor, {}), decoded.get(tensor, {})
+        options[tensor] = found = []
+        for name in codecs.get(tensor, ("raw",)) if isinstance(codecs, Mapping) else codecs:
+            if name in there and name in here:
+                size = there[name].size_bytes
+                encode_s, decode_s = there[name].encode_s * sender.slowdown, here[name].decode_s * receiver.slowdown
+                found.append(Transfer(tensor, hop, name, size, encode_s, size * 8 / rate, decode_s))
+            elif name == "raw":
+                size = graph.tensors[tensor].size_bytes
+                found.append(Transfer(tensor, hop, "raw", size, 0.0, size * 8 / rate, 0.0))
+        if not found:
+            size = graph.tensors[tensor].size_bytes
+            found.append(Transfer(tensor, hop, "raw", size, 0.0, size * 8 / rate, 0.0))
+    return options
 
 
-def _raw(graph: Graph, tensor: str, hop: int, rate: float) -> Transfer:
-    size = graph.tensors[tensor].size_bytes
-    return Transfer(tensor, hop, "raw", size, 0.0, size * 8 / rate, 0.0)
-
-
-def _cheapest(options: list[Transfer]) -> Transfer:
+def _cheapest(options: Sequence[Transfer]) -> Transfer:
     """The quickest codec; of equals raw, then by name."""
-    if len(options) == 1:
-        return options[0]
-    return min(options, key=lambda option: (option.total_ns, option.codec != "raw", option.codec))
+    best = options[0]
+    best_ns = best.total_ns if len(options) > 1 else 0
+    for option in options[1:]:
+        option_ns = option.total_ns
+        if option_ns < best_ns or (
+            option_ns == best_ns and (option.codec != "raw", option.codec) < (best.codec != "raw", best.codec)
+        ):
+            best, best_ns = option, option_ns
+    return best
 
 
 def price(graph: Graph, placement: Mapping[str, int], table: CostTable) -> Cost:

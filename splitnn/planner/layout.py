@@ -47,7 +47,8 @@ def layout_of(graph: Graph) -> Layout:
         Wire(index[producer[tensor]] if tensor in producer else -1, tuple([index[name] for name in consumers[tensor]]))
         for tensor in wired_tensors(graph)
     )
-    return Layout(len(graph), wires, _segments(len(graph), wires))
+    marks = landmarks(len(graph), wires)
+    return Layout(len(graph), wires, segments_between(marks, len(graph), wires))
 
 
 def wired_tensors(graph: Graph) -> list[str]:
@@ -55,8 +56,9 @@ def wired_tensors(graph: Graph) -> list[str]:
     return [tensor for tensor, readers in graph.consumers.items() if readers]
 
 
-def _segments(layers: int, wires: Sequence[Wire]) -> tuple[Segment, ...]:
-    marks = [-1, *_landmarks(layers, wires), layers]
+def segments_between(marks: Sequence[int], layers: int, wires: Sequence[Wire]) -> tuple[Segment, ...]:
+    """The open layers between the ascending positions ``marks``, before the first and after the last."""
+    marks = [-1, *marks, layers]
     insides = [range(before + 1, after) for before, after in pairwise(marks)]
     touching: list[list[int]] = [[] for _ in insides]
     if len(marks) < layers + 2:
@@ -73,7 +75,7 @@ def _segments(layers: int, wires: Sequence[Wire]) -> tuple[Segment, ...]:
     return tuple([Segment(inside, tuple(touched)) for inside, touched in zip(insides, touching, strict=True)])
 
 
-def _landmarks(layers: int, wires: Sequence[Wire]) -> list[int]:
+def landmarks(layers: int, wires: Sequence[Wire]) -> list[int]:
     """Positions that lie after everything before them and before everything after them.
 
     Everything before position k leads to it exactly when each earlier layer has a reader at k or earlier; everything

@@ -18,7 +18,6 @@ from splitnn.cost.estimate import (
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
-from splitnn.planner.layout import wired_tensors
 from splitnn.planner.pins import tier_ranges
 from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.search import cheapest
@@ -85,10 +84,8 @@ class RateProblem:
             for tensor in fixed.download_ns:
                 self._download_bits[graph.index[graph.producer[tensor]]] += graph.tensors[tensor].size_bytes * 8
         self._terms = terms_of(graph, fixed, tier_ranges(graph, pins, self._hosts))
-        self._options = [
-            _undominated(codec_options(graph, tensor, 0, profiles=profiles, topology=topology, codecs=codecs))
-            for tensor in wired_tensors(graph)
-        ]
+        options = codec_options(graph, 0, profiles=profiles, topology=topology, codecs=codecs)
+        self._options = [_undominated(ways) for ways in options.values()]
 
     @property
     def allows_local(self) -> bool:
