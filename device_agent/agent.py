@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from dataclasses import replace
 from weakref import WeakSet
 
 from device_agent.account import account
 from device_agent.cloud import Cloud
+from device_agent.courses import Aside, Course, Courses
 from device_agent.navigator import Navigator, parse_pin
 from device_agent.patience import Patience
 from splitnn.cost.profile import Profile
@@ -36,29 +34,11 @@ from splitnn.runtime.engine import Engine
 from splitnn.runtime.host import ModelHost
 from splitnn.runtime.inputs import admit, samples_of
 from splitnn.runtime.pipeline import Pipeline, Progress
-from splitnn.runtime.replan import Conditions
 from splitnn.runtime.stages import largest_layer_bytes
 from splitnn.transport.base import Answer, Clock, Description, HostReport, Request, Timings
 
 _log = logging.getLogger(__name__)
-_KEPT_PIPELINES = 8
 _WORKING_BYTES = 2 * 2**30
-
-_T = TypeVar("_T")
-
-
-class Aside(Protocol):
-    """Runs a function that takes milliseconds without holding up requests: ``asyncio.to_thread``."""
-
-    def __call__(self, function: Callable[[], _T], /) -> Awaitable[_T]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Course:
-    """A plan as it was priced last, and the stages that carry it out."""
-
-    plan: Plan
-    pipeline: Pipeline
 
 
 class Agent:
@@ -94,12 +74,10 @@ class Agent:
         self._patience = patience or Patience()
         self._slowdown = slowdown
         self._instrument = instrument or Instrument()
-        self._aside = aside
         self._clock = clock
         self._host = ModelHost(model, name=name, engine=engine, working_bytes=_WORKING_BYTES, clock=clock)
         self._layer_bytes = largest_layer_bytes(model.graph, (layer.name for layer in model.graph.layers))
-        self._pipelines: OrderedDict[str, Pipeline] = OrderedDict()
-        self._course = self._on_device = _Course(navigator.on_device, self._compiled(navigator.on_device))
+        self._courses = Courses(navigator, compile=self._compiled, aside=aside, instrument=self._instrument)
         self._ran: WeakSet[Pipeline] = WeakSet()  # a first run is slower and says nothing of the device
         self._news = asyncio.Event()
         self._was_up = False
@@ -143,7 +121,7 @@ class Agent:
     @property
     def plan(self) -> Plan:
         """What the next request will follow, the cloud allowing."""
-        return self._course.plan
+        return self._courses.current.plan
 
     async def steer(self) -> None:
         """Plan again whenever something new is known, until cancelled."""
@@ -152,12 +130,10 @@ class Agent:
             self._news.clear()
             if self._cloud.is_up and self._cloud.report is not None:
                 self._navigator.learn(self._cloud.report)
-            now = self._navigator.conditions()
-            if self._navigator.has_moved(now):
-                try:
-                    await self._replan(now)
-                except (SplitnnError, ValueError, RuntimeError):  # a report that makes no sense must not end the agent
-                    _log.exception("no new plan; the current one stays: %s", self.plan)
+            try:
+                await self._courses.replan()
+            except (SplitnnError, ValueError, RuntimeError):  # a report that makes no sense must not end the agent
+                _log.exception("no new plan; the current one stays: %s", self.plan)
 
     async def drain(self, timeout_s: float) -> bool:
         """Accept nothing more; True when all requests under way were answered within the time."""
@@ -191,25 +167,23 @@ class Agent:
         self._news.set()
         return self._answer(request, course, progress, started_s=started_s, degraded=degraded)
 
-    async def _choose(self, request: Request) -> tuple[_Course, str]:
+    async def _choose(self, request: Request) -> tuple[Course, str]:
         """The course that the request asks for with its parameter ``plan``, else the current one.
 
         The second is the reason when it must be the device alone, because the cloud is lost.
         """
         asked = str(request.parameters.get("plan", "auto"))
-        if asked == "auto":
-            course, needs_cloud = self._course, self._navigator.uses_cloud
-        else:
-            try:
-                pin = parse_pin(asked, self._model.graph, self._model.digest)
-            except ValueError as error:
-                raise InvalidInput(f"the request's parameter 'plan': {error}") from error
-            now = self._navigator.conditions()
-            plan = await self._aside(lambda: self._navigator.priced(pin, now))
-            course, needs_cloud = _Course(plan, await self._pipeline_for(plan)), not plan.is_local
-        return (self._on_device, self._cloud.lost_because) if needs_cloud and not self._cloud.is_up else (course, "")
+        try:
+            pin = parse_pin(asked, self._model.graph, self._model.digest)
+        except ValueError as error:
+            raise InvalidInput(f"the request's parameter 'plan': {error}") from error
+        course = await self._courses.asked_for(pin)
+        needs_cloud = self._navigator.uses_cloud if pin == "auto" else not course.plan.is_local
+        if needs_cloud and not self._cloud.is_up:
+            return self._courses.on_device, self._cloud.lost_because
+        return course, ""
 
-    async def _ask_cloud(self, course: _Course, progress: Progress, load: float) -> tuple[Progress, str]:
+    async def _ask_cloud(self, course: Course, progress: Progress, load: float) -> tuple[Progress, str]:
         """The finished request, and why the cloud had no part in it; "" when it had. ``load`` is in examples."""
         pipeline, cost = course.pipeline, course.plan.predicted
         rest = pipeline.stages[1].layers
@@ -239,7 +213,7 @@ class Agent:
         return await pipeline.finish_here(progress), reason
 
     def _answer(
-        self, request: Request, course: _Course, progress: Progress, *, started_s: float, degraded: str
+        self, request: Request, course: Course, progress: Progress, *, started_s: float, degraded: str
     ) -> Answer:
         outputs = course.pipeline.outputs(progress)
         parameters = account(
@@ -271,26 +245,6 @@ class Agent:
         if (needed := self._layer_bytes * samples // self._model.graph.batch) > _WORKING_BYTES:
             raise PayloadTooLarge(f"a batch of {samples} needs {needed} bytes for one layer; at most {_WORKING_BYTES}")
         return replace(request, tensors=tensors, wanted=tuple(dict.fromkeys(request.wanted)))
-
-    async def _replan(self, now: Conditions) -> None:
-        """Decide, compile what is new, and switch: requests that have begun keep the course that they have."""
-        before = self.plan
-        decision = await self._aside(lambda: self._navigator.decide(now))
-        pipeline = await self._pipeline_for(decision.plan)
-        self._navigator.follow(decision, now)
-        self._course = _Course(decision.plan, pipeline)
-        if decision.is_change:
-            self._instrument.plan_changed(old=str(before), new=str(decision.plan), reason=decision.reason)
-
-    async def _pipeline_for(self, plan: Plan) -> Pipeline:
-        """Compiled now, or one of those that were used last."""
-        if (pipeline := self._pipelines.get(plan.id)) is None:
-            pipeline = await self._aside(lambda: self._compiled(plan))
-        self._pipelines[plan.id] = pipeline
-        self._pipelines.move_to_end(plan.id)
-        if len(self._pipelines) > _KEPT_PIPELINES:
-            self._pipelines.popitem(last=False)
-        return pipeline
 
     def _compiled(self, plan: Plan) -> Pipeline:
         return Pipeline(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from device_agent.probing import probe_link
 from splitnn.cost.bandwidth import LinkEstimator
 from splitnn.errors import (
     CodecError,
@@ -44,7 +45,7 @@ class Control(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """How often the background work runs, and how much of the link it may take."""
+    """How often the background work runs."""
 
     first_retry_s: float = 0.25  # after a loss; doubled with each failure
     last_retry_s: float = 5.0
@@ -55,9 +56,6 @@ class Rhythm:
     measuring_every_s: float = 2.0  # unless the cloud is still measuring one
     report_timeout_s: float = 20.0
     stale_s: float = 5.0  # no transfer told the rate for so long: probe
-    probe_timeout_s: float = 2.0
-    probe_bytes: tuple[int, int] = (4_096, 65_536)  # of the first probe of a train
-    train_bytes: int = 262_144  # of a whole train
 
 
 class Cloud:
@@ -193,7 +191,7 @@ class Cloud:
             if self.report is None:
                 await self._ask_report()
             if self._must_probe:
-                await self._probe_train()
+                await probe_link(self._transport, self.estimator, is_free=self._is_free, clock=self._clock)
                 self._must_probe = False
         except (TransportError, RequestError, CodecError) as error:
             reason = _in_words(error)
@@ -215,7 +213,7 @@ class Cloud:
         try:
             await self._ping()
             if self.estimator.age_s > self._rhythm.stale_s:
-                await self._probe_train()
+                await probe_link(self._transport, self.estimator, is_free=self._is_free, clock=self._clock)
                 self._tell()
             is_measuring = self.report is None or self.report.profile is None
             every_s = self._rhythm.measuring_every_s if is_measuring else self._rhythm.report_every_s
@@ -226,34 +224,13 @@ class Cloud:
             if not self._under_way:  # else it may only have waited
                 self.lose(_in_words(error))
 
+    def _is_free(self) -> bool:
+        return not self._under_way
+
     async def _ping(self) -> None:
         probe = await self._transport.probe(0, timeout_s=self._rhythm.ping_timeout_s)
         if not self._under_way:
             self.estimator.observe_round_trip(probe.elapsed_s)
-
-    async def _probe_train(self) -> None:
-        """Probes long enough to be timed: the first opens TCP's window, larger ones follow one that was too quick."""
-        rhythm, estimator = self._rhythm, self.estimator
-        least, most = rhythm.probe_bytes
-        size = int(estimator.bandwidth_bps() * max(2 * estimator.round_trip_s, 0.02) / 8)
-        size = min(max(size, least), most)
-        left = rhythm.train_bytes
-        timed = 0
-        while timed < 3 and size <= left and not self._under_way:
-            left -= size
-            started_s = self._clock()
-            try:
-                probe = await self._transport.probe(size, timeout_s=rhythm.probe_timeout_s)
-            except TransportError:
-                estimator.observe_unfinished(size, self._clock() - started_s)
-                return
-            if self._under_way:
-                return
-            estimator.observe_probe(size, probe.elapsed_s)
-            if probe.elapsed_s > 2 * estimator.round_trip_s:
-                timed += 1
-            else:
-                size *= 4
 
     async def _ask_report(self) -> None:
         report = await self._control.get_profile(self._name, timeout_s=self._rhythm.report_timeout_s)

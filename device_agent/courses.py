@@ -1,0 +1,79 @@
+"""The plans that requests follow, compiled: the current one, the device alone, and those that were used last."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from device_agent.navigator import Navigator, Pin
+from splitnn.instrument import Instrument
+from splitnn.planner.plan import Plan
+from splitnn.runtime.pipeline import Pipeline
+
+_KEPT = 8
+_T = TypeVar("_T")
+
+
+class Aside(Protocol):
+    """Runs a function that takes milliseconds without holding up requests: ``asyncio.to_thread``."""
+
+    def __call__(self, function: Callable[[], _T], /) -> Awaitable[_T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A plan as it was priced last, and the stages that carry it out."""
+
+    plan: Plan
+    pipeline: Pipeline
+
+
+class Courses:
+    """Compiles plans with ``compile`` (some 60 ms, beside the loop) and switches from one to the next."""
+
+    def __init__(
+        self, navigator: Navigator, *, compile: Callable[[Plan], Pipeline], aside: Aside, instrument: Instrument
+    ) -> None:
+        self._navigator = navigator
+        self._compile = compile
+        self._aside = aside
+        self._instrument = instrument
+        self._pipelines: OrderedDict[str, Pipeline] = OrderedDict()
+        self.on_device = Course(navigator.on_device, compile(navigator.on_device))
+        self.current = self.on_device
+
+    async def replan(self) -> None:
+        """Decide again if conditions have moved, and switch: requests that have begun keep the course that they have.
+
+        Raises:
+            SplitnnError, ValueError, RuntimeError: there is no plan under these conditions; the current one stays.
+        """
+        now = self._navigator.conditions()
+        if not self._navigator.has_moved(now):
+            return
+        before = self.current.plan
+        decision = await self._aside(lambda: self._navigator.decide(now))
+        course = Course(decision.plan, await self._compiled(decision.plan))
+        self._navigator.follow(decision, now)
+        self.current = course
+        if decision.is_change:
+            self._instrument.plan_changed(old=str(before), new=str(decision.plan), reason=decision.reason)
+
+    async def asked_for(self, pin: Pin) -> Course:
+        """The course of one request that says where it wants to run."""
+        if pin == "auto":
+            return self.current
+        now = self._navigator.conditions()
+        plan = await self._aside(lambda: self._navigator.priced(pin, now))
+        return Course(plan, await self._compiled(plan))
+
+    async def _compiled(self, plan: Plan) -> Pipeline:
+        if (pipeline := self._pipelines.get(plan.id)) is None:
+            pipeline = await self._aside(lambda: self._compile(plan))
+        self._pipelines[plan.id] = pipeline
+        self._pipelines.move_to_end(plan.id)
+        if len(self._pipelines) > _KEPT:
+            self._pipelines.popitem(last=False)
+        return pipeline
