@@ -204,5 +204,4 @@ def _provenance(device: Preset, alike: str | None, reference: Profile | None, sl
         "processor": f"{device.device}, {device.runtime}, {device.threads} threads",
         "source": device.source,
         "error_is": f"median relative error of whole models held out; the worst is {worst}, {error:+.0%}",
-        "simulated_slowdown": f"{slowdown:g}",
-    }
+    } | ({} if slowdown == 1.0 else {"simulated_slowdown": f"{slowdown:g}"})

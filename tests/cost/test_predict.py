@@ -136,6 +136,31 @@ def test_layers_never_seen_fall_back_to_their_half_and_are_named(samples: list[S
     assert all(predicted.seconds(name) > 0 for name in "ab")
 
 
+def test_an_operator_seen_once_scales_as_its_fallback_does() -> None:
+    """One time fits any mixture of constant and bytes; neither extreme is to be believed."""
+    sizes = {"x": 1, "a": 1000, "b": 20_000, "c": 1000, "y": 4000}
+    tensors = {name: TensorSpec((size,), "float32") for name, size in sizes.items()}
+    layers = tuple(
+        Layer(f"l{i}", op, (source,), (result,), flops=flops)
+        for i, (op, source, result, flops) in enumerate(
+            [
+                ("aten.mm.default", "x", "a", 1000),
+                ("aten.relu.default", "a", "b", 0),
+                ("aten.relu.default", "b", "c", 0),
+                ("aten.silu.default", "c", "y", 0),
+            ]
+        )
+    )
+    graph = Graph(layers, tensors, ("x",), ("y",))
+    seconds = {"l0": 1e-3, "l1": 3e-4, "l2": 3e-4, "l3": 2e-4}
+    predictor = fit([(graph, Profile("m", "h", {n: Timing(s, s) for n, s in seconds.items()}, Timing(1, 1)))])
+    assert predictor.seconds(graph, layers[3]) == pytest.approx(2e-4, rel=1e-4)
+    fourfold = Graph(
+        layers[3:], {"c": TensorSpec((4000,), "float32"), "y": TensorSpec((16_000,), "float32")}, ("c",), ("y",)
+    )
+    assert 2.1e-4 < predictor.seconds(fourfold, layers[3]) < 7.9e-4
+
+
 def test_json_gives_the_predictor_back(samples: list[Sample]) -> None:
     predictor = fit(samples)
     assert Predictor.from_json(json.loads(json.dumps(predictor.to_json()))) == predictor
