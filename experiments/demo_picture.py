@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from experiments.demo_ways import Way
+
 Where = Literal["device", "split", "cloud"]
 
 COLOURS: Mapping[Where, str] = {"device": "#c44e52", "split": "#55a868", "cloud": "#4c72b0"}
@@ -27,23 +29,6 @@ class Answered:
     where: Where
     plan: str
     total_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One way to answer at one rate of the link: medians over its requests."""
-
-    rate: str
-    name: str
-    head_s: float
-    transfer_s: float
-    tail_s: float
-    sent_bytes: int
-    agreement: float  # share of photos that get the label of the unsplit model
-
-    @property
-    def total_s(self) -> float:
-        return self.head_s + self.transfer_s + self.tail_s
 
 
 def draw(answers: Sequence[Answered], ways: Sequence[Way], path: Path, *, title: str) -> None:
@@ -90,6 +75,8 @@ def draw(answers: Sequence[Answered], ways: Sequence[Way], path: Path, *, title:
                 axes.barh(row, seconds * 1e3, left=left, color=_PARTS[part])
                 left += seconds * 1e3
             note = f" {left:.0f} ms" + (f", {way.agreement:.0%} same answers" if way.agreement < 1 else "")
+            if way.gave_up:
+                note = f" {left:.0f} ms, too slow: finished on the device"
             axes.text(left, row, note, va="center", fontsize=10, fontweight="bold" if way.total_s == best else "normal")
         axes.set_yticks(range(len(here)), [way.name for way in here] if column == 0 else [""] * len(here))
         axes.invert_yaxis()
