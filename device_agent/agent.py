@@ -191,8 +191,8 @@ class Agent:
         until_s = self._patience.until_s(
             now_s=asked_s,
             deadline_s=progress.deadline_s,
-            remote_s=(cost.latency_s - cost.compute_s[0]) * load,
-            local_s=self._navigator.device_seconds(rest) * load,
+            remote_s=(cost.latency_s - cost.compute_s[0]) * load * (self._cloud.under_way + 1),
+            local_s=self._navigator.device_seconds(rest) * load * (self._engine.waiting + 1),
         )
         if until_s is None:
             return await pipeline.finish_here(progress), "its deadline left no time to ask the cloud"

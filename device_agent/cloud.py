@@ -102,6 +102,11 @@ class Cloud:
         """Whether requests are sent there."""
         return not self.lost_because
 
+    @property
+    def under_way(self) -> int:
+        """Requests that wait for an answer now; they share the link."""
+        return self._under_way
+
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call it after every change; it must return quickly."""
         self._subscribers.append(callback)

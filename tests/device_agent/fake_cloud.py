@@ -60,6 +60,7 @@ class FakeCloud:
         self.asked = 0
         self.cancelled = 0
         self.probed_bytes = 0
+        self._link = asyncio.Lock()  # requests share it
         self.set_link(link)
 
     def set_link(self, link: str) -> None:
@@ -71,8 +72,11 @@ class FakeCloud:
         try:
             await self._suffer(state, request.deadline_s)
             size = sum(value.nbytes for value in request.tensors.values() if not isinstance(value, int))
-            network_s = self.up.transfer_seconds(size) + self.down.transfer_seconds(100)
-            await self._pass(network_s + 0.001, request.deadline_s)
+            began_s = asyncio.get_running_loop().time()
+            async with self._link:
+                await self._pass(size * 8 / self.up.bandwidth_bps, request.deadline_s)
+            await self._pass(self.up.latency_s + self.down.transfer_seconds(100) + 0.001, request.deadline_s)
+            elapsed_s = asyncio.get_running_loop().time() - began_s
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -83,7 +87,7 @@ class FakeCloud:
             timings=Timings(compute_s=0.001, total_s=0.001),
             sent_bytes=size,
             received_bytes=100,
-            elapsed_s=network_s + 0.001,
+            elapsed_s=elapsed_s,
         )
 
     async def probe(self, size_bytes: int, *, timeout_s: float) -> Probe:

@@ -325,6 +325,17 @@ def test_a_slower_link_moves_the_cut_and_a_faster_one_moves_it_back_though_nobod
     virtually(test)
 
 
+def test_requests_that_share_a_slow_link_wait_for_each_other_and_keep_the_cloud() -> None:
+    async def test() -> None:
+        async with world(link="100kbps/10ms", pin="cloud") as w:
+            await w.until(lambda: not w.agent.plan.is_local and w.cloud.estimator.measured > 3)
+            answers = await asyncio.gather(*(w.ask(timeout_s=30) for _ in range(12)))
+            assert not [answer for answer in answers if "degraded" in answer.parameters]
+            assert w.cloud.is_up
+
+    virtually(test)
+
+
 def test_probes_take_a_bounded_part_of_the_link() -> None:
     async def test() -> None:
         async with world(link="1kbps/10ms") as w:
