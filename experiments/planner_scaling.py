@@ -131,6 +131,7 @@ def time_cuts(
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
+            gc.collect()  # no way pays for another's garbage
             began = time.process_time()
             values[name] = way()
             seconds[name].append(time.process_time() - began)
@@ -141,6 +142,7 @@ def time_envelope(graph: Graph, profiles: Mapping[str, Profile], *, rounds: int)
     """All bandwidths at once, and the median CPU seconds that takes."""
     seconds = []
     for _ in range(rounds):
+        gc.collect()
         began = time.process_time()
         envelope = compute_envelope(graph, profiles, Topology.chain(list(HOSTS), [LINKS[0]]), codecs=CODECS)
         seconds.append(time.process_time() - began)
