@@ -10,8 +10,10 @@ out in turn and predicts it from the others, in three ways:
 Three errors, relative to the model's measured time: of the whole, of the layers (the sum of their absolute errors), of
 the heads (the mean over all cuts). And what counts: how much latency is lost by planning with the prediction, where the
 device is this machine made eight times slower and predicted, the cloud this machine and measured, and tensors travel as
-int8. The measured profile is itself a few per cent off; its own error is printed beside. Presets have no machine here
-to be compared with: their errors on published figures held out of their fit are listed last.
+int8. With four models, as in the short mode, everything depends on whether the others hold the held-out model's kinds
+of layers; its four were chosen so that they do. The measured profile is itself a few per cent off; its own error is
+printed beside. Presets have no machine here to be compared with: their errors on published figures held out of their
+fit are listed last.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ byte of weights. They are fitted to the published latencies of up to eleven refe
 squares on relative errors. Assumptions: times of layers add up; a rate is the same in every layer; the device runs a
 runtime as good as the one that was measured (``slowdown`` says otherwise). Of the sets of features tried, with and
 without kinds of convolutions, this one predicted reference models held out of the fit best: median error 5 to 24 % on
-ARM processors with eleven figures, 14 to 76 % where only five are published, about 55 % on desktop GPUs, whose times
-are launches of kernels more than work. ``Preset.held_out`` tells for each device; calibrate where it matters.
+ARM processors with ten or eleven figures, 14 to 76 % where only five are published, about 55 % on desktop GPUs, whose
+times are launches of kernels more than work. ``Preset.held_out`` tells for each device; calibrate where it matters. The
+features were chosen by these same errors, which therefore flatter them somewhat.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Preset:
     threads: int
     latencies_s: Mapping[str, float]  # by reference model
     runtime: str = "ncnn"
-    source: str = "Tencent/ncnn benchmark/README.md, commit a4d2ea1, averages at batch 1"
+    source: str = "Tencent/ncnn benchmark/README.md, averages at batch 1; see splitnn/cost/published.py"
     work: Mapping[str, Work] = field(default_factory=lambda: WORK, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,10 +1,11 @@
 """Published latencies of reference models on devices that we do not have, and the work in those models. Data only.
 
-Latencies: milliseconds at batch 1, the averages of ncnn's own benchmark (Tencent/ncnn, benchmark/README.md as of commit
-a4d2ea1, BSD-3-Clause), measured by many people over the years: another version of the runtime moves a device by 20 to
-90 %. ncnn fuses layers, picks float16 or float32 by itself and is quicker than PyTorch on the same board. Rows of five
-figures are rounded. Left out: a network with wide groups (regnety_400m), and entries that cannot be right
-(the GPU of ROC-RK3588S, under 1 ms).
+Latencies: milliseconds at batch 1, the averages of ncnn's own benchmark (Tencent/ncnn, benchmark/README.md,
+BSD-3-Clause), measured by many people over the years: another version of the runtime moves a device by 20 to 90 %. Rows
+of five rounded figures are as of commit a4d2ea1; the longer rows are from another copy of the same file whose commit is
+not known, and agree with it wherever both give a figure. ncnn fuses layers, picks float16 or float32 by itself and is
+quicker than PyTorch on the same board. Left out: a network with wide groups (regnety_400m), and entries that cannot be
+right (the GPU of ROC-RK3588S, under 1 ms).
 
 Work: counted from our graphs of torchvision's models at 224 pixels, without preprocessing. They are the namesakes of
 ncnn's networks, not copies: ncnn's AlexNet and SqueezeNet take 227 pixels, its AlexNet has convolutions in two groups.
