@@ -10,6 +10,7 @@ from splitnn.errors import InvalidInput
 from splitnn.graph.graph import DATA_DEPENDENT, Graph, TensorSpec
 from splitnn.graph.model import Value
 
+_ALIGNMENT = 64  # bytes
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -33,7 +34,7 @@ def admit(graph: Graph, tensors: Mapping[str, Value]) -> dict[str, Value]:
         samples = _samples(graph, name, tuple(value.shape), growth)
         if growth is None and samples is not None:
             growth = name, samples
-        admitted[name] = _laid_out(value, spec)
+        admitted[name] = aligned(_laid_out(value, spec))
     return admitted
 
 
@@ -44,6 +45,18 @@ def samples_of(graph: Graph, tensors: Mapping[str, Value]) -> int:
         if isinstance(value, torch.Tensor) and any(growth > 0 for growth in growths):
             return graph.batch + (_samples(graph, name, tuple(value.shape), None) or 0)
     return graph.batch
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor at an address like those that torch's own memory has, copied with its strides where it is not.
+
+    A tensor over a received message lies anywhere; attention on keys that are not at a multiple of 16 bytes differs in
+    the last bit from the whole model's. Only floating-point operators do.
+    """
+    if not tensor.is_cpu or not tensor.is_floating_point() or not tensor.numel() or tensor.data_ptr() % _ALIGNMENT == 0:
+        return tensor
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.as_strided((span,), (1,)).clone().as_strided(tensor.shape, tensor.stride())
 
 
 def _spec(graph: Graph, name: str) -> TensorSpec:

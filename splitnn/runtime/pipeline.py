@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from splitnn.graph.model import Model, Value
 from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.engine import Engine
+from splitnn.runtime.inputs import aligned
 from splitnn.runtime.stage import Stage, split
 from splitnn.runtime.stages import run_request
 from splitnn.transport.base import Answer, Clock, Request, Transport
@@ -116,7 +119,8 @@ class Pipeline:
             wanted=part.outputs,
         )
         answer = await self._transports[hop].infer(request)
-        return self._after(replace(progress, answers=(*progress.answers, answer)), answer.tensors)
+        made = {name: aligned(v) if isinstance(v, torch.Tensor) else v for name, v in answer.tensors.items()}
+        return self._after(replace(progress, answers=(*progress.answers, answer)), made)
 
     async def finish_here(self, progress: Progress) -> Progress:
         """Run the stages of all hosts that have not done their part on this host, from the tensors that are here.

@@ -21,6 +21,7 @@ from splitnn.runtime.host import ModelHost
 from splitnn.runtime.pipeline import Pipeline
 from splitnn.runtime.stage import stage
 from splitnn.transport.base import Answer, Probe, Request
+from splitnn.transport.local import LocalTransport
 from tests.models import TINY
 
 
@@ -101,6 +102,23 @@ def test_any_plan_over_any_number_of_hosts_gives_the_whole_models_outputs(name: 
             pipeline.close()
         for host in far:
             host.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("name", ["attention", "many_inputs", "integers", "masked"])
+def test_the_same_holds_when_the_tensors_cross_as_messages(name: str, seed: int) -> None:
+    chance = random.Random(seed)
+    model = model_of(name)
+
+    async def test() -> None:
+        host = ModelHost(model)
+        ways = [LocalTransport(host.infer), LocalTransport(host.infer)]
+        for _ in range(4):
+            pipeline = Pipeline(model, random_plan(model, 3, chance), ways)
+            assert_equal(await pipeline.run(model.example), whole(model))
+            pipeline.close()
+        host.close()
 
     asyncio.run(test())
 
