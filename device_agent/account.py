@@ -8,14 +8,21 @@ from splitnn.transport.base import Parameter
 
 
 def account(
-    plan: Plan, progress: Progress, *, total_s: float, degraded: str = "", slowdown: float = 1.0
+    plan: Plan,
+    progress: Progress,
+    *,
+    total_s: float,
+    choose_s: float = 0.0,
+    degraded: str = "",
+    slowdown: float = 1.0,
 ) -> dict[str, Parameter]:
     """The parameters of a finished request that followed ``plan``; seconds throughout.
 
     ``head_s`` is this host's first stage, ``local_tail_s`` what it finished for the others; ``network_s`` is neither
-    coding nor the far side's work. ``transfer_s`` compares with ``predicted_transfer_s``. ``degraded`` is the reason
-    why the cloud had no part that it should have had, ``emulated_slowdown`` the factor by which time was scaled; both
-    are absent where they do not apply.
+    coding nor the far side's work. ``choose_s`` is the part of ``total_s`` that a plan of the request's own took to be
+    priced and, the first time, compiled. ``transfer_s`` compares with ``predicted_transfer_s``. ``degraded`` is the
+    reason why the cloud had no part that it should have had, ``emulated_slowdown`` the factor by which time was scaled;
+    both are absent where they do not apply.
     """
     cost = plan.predicted
     head_first = bool(plan.layers[0]) and bool(progress.stage_s)
@@ -27,6 +34,7 @@ def account(
         "plan": str(plan),
         "plan_id": plan.id,
         "total_s": total_s,
+        "choose_s": choose_s,
         "head_s": progress.stage_s[0] if head_first else 0.0,
         "local_tail_s": sum(progress.stage_s[1 if head_first else 0 :]),
         "queue_s": progress.queue_s,

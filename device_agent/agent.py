@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from weakref import WeakSet
 
@@ -27,7 +28,7 @@ from splitnn.errors import (
     Unavailable,
     UnknownModel,
 )
-from splitnn.graph.model import Model
+from splitnn.graph.model import Model, Value
 from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.engine import Engine
@@ -35,7 +36,7 @@ from splitnn.runtime.host import ModelHost
 from splitnn.runtime.inputs import admit, samples_of
 from splitnn.runtime.pipeline import Pipeline, Progress
 from splitnn.runtime.stages import largest_layer_bytes
-from splitnn.transport.base import Answer, Clock, Description, HostReport, Request, Timings
+from splitnn.transport.base import Answer, Clock, Description, HostReport, Parameter, Request, Timings
 
 _log = logging.getLogger(__name__)
 _WORKING_BYTES = 2 * 2**30
@@ -152,6 +153,7 @@ class Agent:
         started_s = self._clock()
         deadline_s = min(request.deadline_s, started_s + self._deadline_s)
         course, degraded = await self._choose(request)
+        choose_s = self._clock() - started_s
         pipeline = course.pipeline
         progress = await pipeline.start(request.tensors, deadline_s=deadline_s, request_id=request.request_id)
         load = samples_of(self._model.graph, request.tensors) / self._model.graph.batch
@@ -165,7 +167,15 @@ class Agent:
         if degraded:
             self._instrument.degraded(request_id=request.request_id, reason=degraded)
         self._news.set()
-        return self._answer(request, course, progress, started_s=started_s, degraded=degraded)
+        parameters = account(
+            course.plan,
+            progress,
+            total_s=self._clock() - started_s,
+            choose_s=choose_s,
+            degraded=degraded,
+            slowdown=self._slowdown,
+        )
+        return self._answer(request, course.pipeline.outputs(progress), progress, parameters)
 
     async def _choose(self, request: Request) -> tuple[Course, str]:
         """The course that the request asks for with its parameter ``plan``, else the current one.
@@ -213,16 +223,8 @@ class Agent:
         return await pipeline.finish_here(progress), reason
 
     def _answer(
-        self, request: Request, course: Course, progress: Progress, *, started_s: float, degraded: str
+        self, request: Request, outputs: Mapping[str, Value], progress: Progress, parameters: Mapping[str, Parameter]
     ) -> Answer:
-        outputs = course.pipeline.outputs(progress)
-        parameters = account(
-            course.plan,
-            progress,
-            total_s=self._clock() - started_s,
-            degraded=degraded,
-            slowdown=self._slowdown,
-        )
         return Answer(
             tensors={name: outputs[name] for name in request.wanted or outputs},
             version=self._host.version,

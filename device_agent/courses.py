@@ -12,7 +12,7 @@ from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.pipeline import Pipeline
 
-_KEPT = 8
+_KEPT = 32  # all ways that an experiment weighs against each other; their weights are shared
 _T = TypeVar("_T")
 
 
