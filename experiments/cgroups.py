@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from experiments.leftovers import owned_name, remove_cgroup
 _PERIOD_US = 10_000  # at the usual 100 ms a short inference runs at full speed or stalls; below 10 ms costs 15-20 %
 _LONGEST_PERIOD_US = 1_000_000  # both limits are the kernel's
 _LEAST_QUOTA_US = 1_000
+_WEIGHT = 8  # times an ordinary process: a share is a promise too, on a machine that others use
 _TOP = Path("/sys/fs/cgroup")
 
 
@@ -21,11 +23,25 @@ class Cgroup:
     """One group, which on v1 is a folder for each controller."""
 
     folders: tuple[Path, ...]
+    quota: tuple[Path, str, str] | None = None  # file of the CPU limit, what sets it, and what lifts it
 
     @property
     def join_files(self) -> tuple[Path, ...]:
         """A process joins by writing its pid to each."""
         return tuple(folder / "cgroup.procs" for folder in self.folders)
+
+    @contextlib.contextmanager
+    def full_speed(self) -> Iterator[None]:
+        """Lift the CPU limit meanwhile."""
+        if self.quota is None:
+            yield
+            return
+        file, limited, unlimited = self.quota
+        file.write_text(unlimited)
+        try:
+            yield
+        finally:
+            file.write_text(limited)
 
     def oom_kills(self) -> int:
         """Processes that the kernel killed here because of the memory limit."""
@@ -56,7 +72,7 @@ def cgroup(name: str, *, cpu_share: float | None, memory_bytes: int | None, top:
             folder.mkdir()
         for path, text in _limits(group, cpu_share, memory_bytes, is_v2=is_v2):
             path.write_text(text)
-        yield group
+        yield dataclasses.replace(group, quota=_quota(group, cpu_share, is_v2=is_v2))
     finally:
         for folder in group.folders:
             remove_cgroup(folder)
@@ -68,15 +84,33 @@ def _limits(
     """(file, text), in the order of writing."""
     cpu, memory = group.folders[0], group.folders[-1]
     if cpu_share is not None:
-        period_us = max(_PERIOD_US, math.ceil(_LEAST_QUOTA_US / cpu_share))  # longer than 10 ms for shares below 0.1
-        if period_us > _LONGEST_PERIOD_US:
-            raise OSError(f"a CPU share of {cpu_share:g} is below the kernel's least, 0.001")
+        period_us = _period_us(cpu_share)
         quota_us = round(cpu_share * period_us)
         if is_v2:
+            yield cpu / "cpu.weight", str(100 * _WEIGHT)
             yield cpu / "cpu.max", f"{quota_us} {period_us}"
         else:
+            yield cpu / "cpu.shares", str(1024 * _WEIGHT)
             yield cpu / "cpu.cfs_quota_us", "-1"  # a period shorter than the quota would be refused
             yield cpu / "cpu.cfs_period_us", str(period_us)
             yield cpu / "cpu.cfs_quota_us", str(quota_us)
     if memory_bytes is not None:
         yield memory / ("memory.max" if is_v2 else "memory.limit_in_bytes"), str(memory_bytes)
+
+
+def _quota(group: Cgroup, cpu_share: float | None, *, is_v2: bool) -> tuple[Path, str, str] | None:
+    if cpu_share is None:
+        return None
+    period_us = _period_us(cpu_share)
+    quota_us = round(cpu_share * period_us)
+    if is_v2:
+        return group.folders[0] / "cpu.max", f"{quota_us} {period_us}", f"max {period_us}"
+    return group.folders[0] / "cpu.cfs_quota_us", str(quota_us), "-1"
+
+
+def _period_us(cpu_share: float) -> int:
+    """10 ms, and longer for shares below 0.1: the kernel has a least quota."""
+    period_us = max(_PERIOD_US, math.ceil(_LEAST_QUOTA_US / cpu_share))
+    if period_us > _LONGEST_PERIOD_US:
+        raise OSError(f"a CPU share of {cpu_share:g} is below the kernel's least, 0.001")
+    return period_us

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 _LONGEST_LINE = 65536
@@ -52,20 +52,23 @@ def say(message: dict[str, Any]) -> None:
 class SteeredProcess:
     """Starts such a process and asks it things. A context manager; ``close`` ends the process.
 
+    ``start`` starts it elsewhere than here: ``Host.start``, for one.
+
     Raises:
         RuntimeError: it did not become ready, or it answered with an error or not at all.
     """
 
-    def __init__(self, command: Sequence[str], *, start_limit_s: float = 20.0, **popen: Any) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        start: Callable[..., subprocess.Popen[bytes]] | None = None,
+        start_limit_s: float = 20.0,
+        **popen: Any,
+    ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as we; a pipe would fill up, unread
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            start_new_session=True,  # Ctrl-C is for whoever steers, who then ends us in order
-            **popen,
-        )
+        popen |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._stderr}
+        self._process = (start or _start_here)(command, **popen)
         self._lines = Lines()
         self._turn = threading.Lock()
         self._name = " ".join(command)
@@ -135,3 +138,8 @@ class SteeredProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _start_here(command: Sequence[str], **popen: Any) -> subprocess.Popen[bytes]:
+    """In a session of its own: Ctrl-C is for whoever steers, who then ends it in order."""
+    return subprocess.Popen(command, start_new_session=True, **popen)

@@ -88,6 +88,10 @@ class Host:
         self._processes.append(process)
         return process
 
+    def full_speed(self) -> contextlib.AbstractContextManager[None]:
+        """Without the CPU limit meanwhile: for the start of a program, which is not what is measured."""
+        return self._cgroup.full_speed() if self._cgroup else contextlib.nullcontext()
+
     def oom_kills(self) -> int:
         """Processes killed here for want of memory, as the kernel counts them."""
         return self._cgroup.oom_kills() if self._cgroup else 0

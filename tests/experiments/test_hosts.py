@@ -40,6 +40,16 @@ def test_a_host_gets_no_more_cpu_than_its_share() -> None:
 
 
 @pytest.mark.usefixtures("can_limit")
+def test_full_speed_lifts_the_limit_and_sets_it_again() -> None:
+    with cgroup("brief", cpu_share=0.2, memory_bytes=None) as group:
+        assert group.quota is not None
+        file, limited, unlimited = group.quota
+        with group.full_speed():
+            assert file.read_text().split() == unlimited.split()
+        assert file.read_text().split() == limited.split()
+
+
+@pytest.mark.usefixtures("can_limit")
 def test_a_process_that_outgrows_its_memory_is_killed_and_counted() -> None:
     with Host("small", memory_bytes=64 << 20) as host:
         process = host.start([sys.executable, "-S", "-c", "x = bytearray(200 << 20)"])
@@ -103,10 +113,11 @@ def test_both_versions_of_control_groups_get_a_10_ms_period(tmp_path: Path) -> N
         assert contents(group) == {
             "cpu.cfs_period_us": "10000",
             "cpu.cfs_quota_us": "2500",
+            "cpu.shares": "8192",
             "memory.limit_in_bytes": "4096",
         }
     with cgroup("x", cpu_share=0.25, memory_bytes=4096, top=v2) as group:
-        assert contents(group) == {"cpu.max": "2500 10000", "memory.max": "4096"}
+        assert contents(group) == {"cpu.max": "2500 10000", "cpu.weight": "800", "memory.max": "4096"}
         assert (v2 / "cgroup.subtree_control").read_text() == "+cpu +memory"
     assert f"splitnn-{os.getpid()}-" in group.folders[0].name
 
@@ -114,6 +125,6 @@ def test_both_versions_of_control_groups_get_a_10_ms_period(tmp_path: Path) -> N
 def test_a_share_too_small_for_10_ms_gets_the_shortest_period_that_the_kernel_takes(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpu memory")
     with cgroup("x", cpu_share=0.05, memory_bytes=None, top=tmp_path) as group:
-        assert contents(group) == {"cpu.max": "1000 20000"}
+        assert contents(group) == {"cpu.max": "1000 20000", "cpu.weight": "800"}
     with pytest.raises(OSError, match="least"), cgroup("x", cpu_share=1e-4, memory_bytes=None, top=tmp_path):
         pass
