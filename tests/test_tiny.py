@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import torch
-from tests.models import TINY
 
 import splitnn
 from splitnn.graph import package
 from splitnn.runtime.stage import stage
 from splitnn.runtime.verify import identical
 from splitnn.transport.codec import CODECS
+from tests.models import TINY
 
 
 def test_capture_profile_plan_split_run() -> None:
