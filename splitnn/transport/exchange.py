@@ -18,6 +18,7 @@ from splitnn.errors import CodecError, DeadlineExceeded, PayloadTooLarge, Splitn
 from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.framing import Frame, Received, receive_answer, receive_request
 from splitnn.transport.guard import Context, logger
+from splitnn.transport.layout import Payload
 from splitnn.transport.status import Status, error_of, error_of_call, status_of
 from splitnn.transport.wire import delimiter, take_apart
 
@@ -87,11 +88,7 @@ class StreamExchange:
             raise Unavailable("this transport is closed")
         if self._stream is None or self._stream.is_broken:
             self._stream = _Stream(self._open())
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._stream.ask(message, message_id)
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer within {timeout_s:.3f} s") from error
+        return await self._stream.ask(message, message_id, timeout_s)
 
     async def close(self) -> None:
         self._is_closed = True
@@ -106,40 +103,42 @@ class _Stream:
         self._call = call
         self._waiting: dict[str, tuple[asyncio.Future[Received], int]] = {}  # with the message's size
         self.unanswered: set[str] = set()  # an answer may still come although its asker gave up
-        self._turn = asyncio.Lock()
-        self._sending: set[asyncio.Task[None]] = set()
+        self._outbox: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        # Cancelling a write ends the whole stream, so the writing is a task that no asker cancels.
+        self._writer = asyncio.create_task(self._write())
         self._reader = asyncio.create_task(self._read())
 
     @property
     def is_broken(self) -> bool:
         return self._reader.done()
 
-    async def ask(self, message: bytes, key: str) -> Received:
-        answer: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
+    async def ask(self, message: bytes, key: str, timeout_s: float) -> Received:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Received] = loop.create_future()
+        expiry = loop.call_later(timeout_s, _expire, answer, timeout_s)
         self._waiting[key] = answer, len(message)
         self.unanswered.add(key)
+        self._outbox.put_nowait((key, message))
         try:
-            # Cancelling a write ends the whole stream, so the write is a task that no asker cancels.
-            sending = asyncio.create_task(self._send(key, message))
-            self._sending.add(sending)
-            sending.add_done_callback(self._sending.discard)
             return await answer
         finally:
+            expiry.cancel()
             self._waiting.pop(key, None)
 
     async def close(self) -> None:
         self._call.cancel()
-        await asyncio.wait([self._reader, *self._sending])
+        await asyncio.wait([self._reader, self._writer])
 
-    async def _send(self, key: str, message: bytes) -> None:
-        async with self._turn:
-            if key not in self._waiting:
-                self.unanswered.discard(key)
-                return  # nobody waits any more
-            try:
-                await self._call.write(message)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
-                self._call.cancel()  # the reader learns why and tells everybody
+    async def _write(self) -> None:
+        try:
+            while True:
+                key, message = await self._outbox.get()
+                if key in self._waiting:
+                    await self._call.write(message)
+                else:
+                    self.unanswered.discard(key)  # nobody waits any more
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
+            self._call.cancel()  # the reader learns why and tells everybody
 
     async def _read(self) -> None:
         failure: SplitnnError = Unavailable("the stream ended")
@@ -154,6 +153,7 @@ class _Stream:
             self._call.cancel()
             failure = CodecError(f"the far side sent no answer: {error}")
         finally:
+            self._writer.cancel()
             self._fail(failure)
 
     def _fail(self, failure: SplitnnError) -> None:
@@ -171,7 +171,7 @@ class _Stream:
         answer, _ = self._waiting.get(received.head.id, (None, 0))
         if answer is None or answer.done():
             return  # its asker has given up
-        text = pb.ModelStreamInferResponse.FromString(rest).error_message
+        text = pb.ModelStreamInferResponse.FromString(rest).error_message if rest else ""
         if not text:
             answer.set_result(received)
             return
@@ -185,28 +185,43 @@ async def serve_stream(
 ) -> None:
     """The far end: every message is answered once, as soon as it is ready. When the stream ends early, the requests
     under way are cancelled."""
-    turn = asyncio.Lock()
-    places = asyncio.Semaphore(_AT_ONCE)
+    reading, writing = asyncio.Lock(), asyncio.Lock()
+    readers = 0  # tasks that wait for a message: the one that gets it serves it, without a task or a turn of the loop
 
-    async def serve(message: bytes) -> None:
-        message_id = ""
-        try:
-            received = receive_request(message)
-            message_id = received.head.id
-            parts = (await answer(received)).parts
-            parts = [delimiter(_INFER_RESPONSE, sum(map(len, parts))), *parts]
-        except Exception as error:  # noqa: BLE001 -- each one is answered
-            parts = [_failure(error, message_id)]
-        finally:
-            places.release()
-        async with turn:
-            with suppress(grpc.aio.BaseError):  # the near side is gone; reading ends too
-                await context.write(b"".join(parts))
+    async def read_and_serve() -> None:
+        nonlocal readers
+        while True:
+            readers += 1
+            async with reading:
+                message = await anext(messages, None)
+            readers -= 1
+            if message is None:
+                return
+            if not readers and len(tasks) < _AT_ONCE:
+                tasks.add(group.create_task(read_and_serve()))
+            parts = await _response(message, answer)
+            async with writing:
+                with suppress(grpc.aio.BaseError):  # the near side is gone; reading ends too
+                    await context.write(b"".join(parts))
 
     async with asyncio.TaskGroup() as group:
-        async for message in messages:
-            await places.acquire()
-            group.create_task(serve(message))
+        tasks = {group.create_task(read_and_serve())}
+
+
+async def _response(message: bytes, answer: Callable[[Received], Awaitable[Frame]]) -> list[Payload]:
+    message_id = ""
+    try:
+        received = receive_request(message)
+        message_id = received.head.id
+        parts = (await answer(received)).parts
+        return [delimiter(_INFER_RESPONSE, sum(map(len, parts))), *parts]
+    except Exception as error:  # noqa: BLE001 -- each one is answered
+        return [_failure(error, message_id)]
+
+
+def _expire(answer: asyncio.Future[Received], timeout_s: float) -> None:
+    if not answer.done():
+        answer.set_exception(DeadlineExceeded(f"no answer within {timeout_s:.3f} s"))
 
 
 def _failure(error: Exception, message_id: str) -> bytes:

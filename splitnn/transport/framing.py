@@ -6,8 +6,10 @@ Tensors never enter a protobuf object (see ``wire.py``). A decoded tensor of cod
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, MutableMapping
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +19,13 @@ from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import Answer, Clock, Limits, Parameter, Request, Timings
 from splitnn.transport.layout import Payload
-from splitnn.transport.tensors import EncodedTensor, codec_of, decode_tensors, described, encode_tensors
-from splitnn.transport.wire import entry, take_apart
+from splitnn.transport.tensors import EncodedTensor, decode_tensors, described, encode_tensors
+from splitnn.transport.wire import delimiter, take_apart
 
 RAW_INPUTS, RAW_OUTPUTS = 7, 6  # raw_input_contents, raw_output_contents
+_ID, _TENSORS = 3, 5  # fields of requests and answers alike
+_DOUBLE = struct.Struct("<d")
+_REMEMBERED = 1024  # heads and output lists that stay the same from request to request
 _TIMINGS = tuple(f"splitnn_{stage}_s" for stage in ("decode", "queue", "compute", "encode", "total"))  # as in Timings
 _MOST_TENSORS = 4096
 
@@ -39,9 +44,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message taken apart: everything but the tensors, their bytes, and the size of the whole."""
+    """A message taken apart: the head, what it says about its tensors, their bytes, and the size of the whole."""
 
-    head: Any  # ModelInferRequest or ModelInferResponse
+    head: Any  # ModelInferRequest or ModelInferResponse, without tensors
+    descriptions: list[memoryview]
     payloads: list[memoryview]
     size_bytes: int
 
@@ -53,22 +59,18 @@ def request_frame(request: Request, *, message_id: str, timeout_s: float | None 
         CodecError: a tensor cannot be encoded.
         ValueError: no such codec.
     """
-    head = pb.ModelInferRequest(
-        model_name=request.model,
-        model_version=request.version,
-        id=message_id,
+    descriptions, payloads, tensors = encode_tensors(request.tensors, request.codecs)
+    codecs = tuple(request.codecs.get(name, "raw") for name in request.wanted)
+    parts = (
+        _names(request.model, request.version),
+        _id(message_id),
+        _parameters(request.parameters) if request.parameters else b"",
+        _timeout(max(1, int(timeout_s * 1e3))) if timeout_s is not None else b"",
+        _digest(request.digest) if request.digest else b"",
+        descriptions,
+        _outputs(request.wanted, codecs) if request.wanted else b"",
     )
-    _write_parameters(head.parameters, request.parameters)
-    if timeout_s is not None:
-        head.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
-    if request.digest:
-        head.parameters["splitnn_digest"].string_param = request.digest
-    for name in request.wanted:
-        output = head.outputs.add(name=name)
-        if (chosen := request.codecs.get(name, "raw")) != "raw":
-            output.parameters["codec"].string_param = chosen
-    payloads, tensors = encode_tensors(head.inputs, request.tensors, request.codecs)
-    return _frame(head, payloads, tensors, field=RAW_INPUTS)
+    return _frame(b"".join(parts), payloads, tensors, field=RAW_INPUTS)
 
 
 def answer_frame(
@@ -83,16 +85,18 @@ def answer_frame(
         CodecError: a tensor cannot be encoded.
         ValueError: no such codec.
     """
-    head = pb.ModelInferResponse(model_name=request.model, model_version=answer.version, id=message_id)
-    _write_parameters(head.parameters, answer.parameters)
     started = clock()
-    payloads, tensors = encode_tensors(head.outputs, answer.tensors, request.codecs)
+    descriptions, payloads, tensors = encode_tensors(answer.tensors, request.codecs)
     ended = clock()
     stages = (decode_s, answer.timings.queue_s, answer.timings.compute_s, ended - started, ended - arrived_s)
+    parts = [_names(request.model, answer.version), _id(message_id)]
+    if answer.parameters:
+        parts.append(_parameters(answer.parameters))
     for name, seconds in zip(_TIMINGS, stages, strict=True):
         if seconds:
-            head.parameters[name].double_param = seconds
-    return _frame(head, payloads, tensors, field=RAW_OUTPUTS)
+            parts += (_double_parameter(name), _DOUBLE.pack(seconds))
+    parts.append(descriptions)
+    return _frame(b"".join(parts), payloads, tensors, field=RAW_OUTPUTS)
 
 
 def receive_request(message: Payload) -> Received:
@@ -121,81 +125,127 @@ def read_request(received: Received, *, limits: Limits, deadline_s: float, reque
         PayloadTooLarge: the tensors would need more memory than the limits allow.
     """
     head = received.head
-    parameters = _read_parameters(head.parameters)
-    digest = parameters.pop("splitnn_digest", "")
-    parameters.pop("timeout", None)
-    arrived = [described(tensor) for tensor in head.inputs]
+    arrived = [described(description) for description in received.descriptions]
     codecs = {tensor.name: tensor.codec for tensor in arrived if tensor.codec != "raw"}
-    codecs |= {output.name: codec_of(output) for output in head.outputs if output.parameters}
+    wanted = tuple(head.outputs)
+    codecs |= {output.name: _codec_of(output) for output in wanted if output.parameters}
     return Request(
         model=head.model_name,
         version=head.model_version,
-        digest=str(digest),
+        digest=head.parameters["splitnn_digest"].string_param if "splitnn_digest" in head.parameters else "",
         request_id=request_id,
-        tensors=decode_tensors(arrived, received.payloads, head.inputs, limits=limits),
+        tensors=decode_tensors(arrived, received.payloads, received.descriptions, limits=limits),
         codecs=codecs,
-        wanted=tuple(output.name for output in head.outputs),
-        parameters=parameters,
+        wanted=tuple(output.name for output in wanted),
+        parameters=_read_parameters(head.parameters, ("timeout", "splitnn_digest")),
         deadline_s=deadline_s,
     )
 
 
 def read_answer(received: Received, *, limits: Limits) -> Answer:
     """The answer of any server of the protocol. Raises CodecError and PayloadTooLarge as ``read_request`` does."""
-    head = received.head
-    parameters = _read_parameters(head.parameters)
-    arrived = [described(tensor) for tensor in head.outputs]
+    arrived = [described(description) for description in received.descriptions]
+    parameters = received.head.parameters
+    stages = [parameters[name].double_param if name in parameters else 0.0 for name in _TIMINGS]
     return Answer(
-        tensors=decode_tensors(arrived, received.payloads, head.outputs, limits=limits),
-        version=head.model_version,
-        timings=Timings(*(_seconds(parameters.pop(name, 0.0)) for name in _TIMINGS)),
-        parameters=parameters,
+        tensors=decode_tensors(arrived, received.payloads, received.descriptions, limits=limits),
+        version=received.head.model_version,
+        timings=Timings(*stages),
+        parameters=_read_parameters(parameters, _TIMINGS),
         received_bytes=received.size_bytes,
     )
 
 
 def codecs_in(received: Received) -> set[str]:
-    """Codecs of the tensors that came."""
-    return {codec_of(tensor) for tensor in getattr(received.head, "inputs", ()) or received.head.outputs}
+    """Codecs of the tensors that came. Raises CodecError: a tensor's description cannot be read."""
+    return {described(description).codec for description in received.descriptions}
 
 
-def _frame(head: Any, payloads: list[Payload], tensors: tuple[EncodedTensor, ...], *, field: int) -> Frame:
-    parts: list[Payload] = [head.SerializeToString()]
+def _frame(head: bytes, payloads: list[Payload], tensors: tuple[EncodedTensor, ...], *, field: int) -> Frame:
+    parts: list[Payload] = [head]
     for payload in payloads:
-        parts += entry(field, payload)
+        parts += (delimiter(field, len(payload)), payload)
     return Frame(parts, tensors)
 
 
+# Protobuf concatenates: a message is its fields' bytes one after the other. What is the same in every request of a
+# model is written once and remembered.
+
+
+@functools.lru_cache(_REMEMBERED)
+def _names(model: str, version: str) -> bytes:
+    written: bytes = pb.ModelInferRequest(model_name=model, model_version=version).SerializeToString()
+    return written
+
+
+def _id(message_id: str) -> bytes:
+    written = message_id.encode()
+    return delimiter(_ID, len(written)) + written if written else b""
+
+
+def _parameters(parameters: Mapping[str, Parameter]) -> bytes:
+    head = pb.ModelInferRequest()
+    for name, value in parameters.items():
+        match value:
+            case bool():
+                head.parameters[name].bool_param = value
+            case int():
+                head.parameters[name].int64_param = value
+            case float():
+                head.parameters[name].double_param = value
+            case _:
+                head.parameters[name].string_param = value
+    written: bytes = head.SerializeToString()
+    return written
+
+
+@functools.lru_cache(_REMEMBERED)
+def _timeout(milliseconds: int) -> bytes:
+    return _parameters({"timeout": milliseconds * 1000})
+
+
+@functools.lru_cache(_REMEMBERED)
+def _digest(digest: str) -> bytes:
+    return _parameters({"splitnn_digest": digest})
+
+
+@functools.lru_cache(_REMEMBERED)
+def _outputs(names: tuple[str, ...], codecs: tuple[str, ...]) -> bytes:
+    head = pb.ModelInferRequest()
+    for name, chosen in zip(names, codecs, strict=True):
+        output = head.outputs.add(name=name)
+        if chosen != "raw":
+            output.parameters["codec"].string_param = chosen
+    written: bytes = head.SerializeToString()
+    return written
+
+
+@functools.cache
+def _double_parameter(name: str) -> bytes:
+    """What precedes the eight bytes of a double in ``parameters``. Called with the names of timings only."""
+    return _parameters({name: 1.0})[: -_DOUBLE.size]
+
+
+def _codec_of(output: Any) -> str:
+    return str(output.parameters["codec"].string_param) or "raw"
+
+
 def _receive(message: Payload, kind: Any, *, field: int) -> Received:
-    rest, payloads = take_apart(message, field)
-    if len(payloads) > _MOST_TENSORS:
-        raise PayloadTooLarge(f"{len(payloads)} tensors in one message; at most {_MOST_TENSORS}")
+    rest, descriptions, payloads = take_apart(message, _TENSORS, field)
+    if max(len(descriptions), len(payloads)) > _MOST_TENSORS:
+        raise PayloadTooLarge(f"more than {_MOST_TENSORS} tensors in one message")
     try:
-        return Received(kind.FromString(rest), payloads, len(message))
+        return Received(kind.FromString(rest), descriptions, payloads, len(message))
     except DecodeError as error:
         raise CodecError(f"not a {kind.DESCRIPTOR.name}: {error}") from error
 
 
-def _seconds(value: Parameter) -> float:
-    return value if isinstance(value, float) else 0.0
-
-
-def _write_parameters(target: MutableMapping[str, Any], parameters: Mapping[str, Parameter]) -> None:
-    for name, value in parameters.items():
-        match value:
-            case bool():
-                target[name].bool_param = value
-            case int():
-                target[name].int64_param = value
-            case float():
-                target[name].double_param = value
-            case _:
-                target[name].string_param = value
-
-
-def _read_parameters(source: Mapping[str, Any]) -> dict[str, Parameter]:
+def _read_parameters(source: Mapping[str, Any], apart: tuple[str, ...]) -> dict[str, Parameter]:
+    """The parameters but for those that are read apart from the rest."""
+    if len(source) == sum(name in source for name in apart):
+        return {}  # the usual case, quickly
     return {
         name: getattr(value, choice)
         for name, value in source.items()
-        if (choice := value.WhichOneof("parameter_choice"))
+        if name not in apart and (choice := value.WhichOneof("parameter_choice"))
     }

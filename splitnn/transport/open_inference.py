@@ -6,7 +6,6 @@ The far side answers every client of the protocol; what splitnn adds travels in 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager
@@ -102,8 +101,12 @@ class GrpcTransport:
             answer = read_answer(received, limits=self._limits)
         else:
             answer = await asyncio.to_thread(read_answer, received, limits=self._limits)
-        return dataclasses.replace(
-            answer,
+        return Answer(  # dataclasses.replace takes twice as long
+            tensors=answer.tensors,
+            version=answer.version,
+            timings=answer.timings,
+            parameters=answer.parameters,
+            received_bytes=answer.received_bytes,
             sent_bytes=len(message),
             encode_s=sent - started,
             decode_s=self._clock() - arrived,

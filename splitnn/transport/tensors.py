@@ -1,11 +1,12 @@
 """The tensors of a message: each is described in the message's head, and its bytes lie behind it.
 
-A decoded tensor of codec ``raw`` is a view of the message. Requests and answers describe tensors in the same way.
+A decoded tensor of codec ``raw`` is a view of the message. Requests and answers describe tensors in the same way, field
+for field. A model sends the same descriptions with every request, so they are written and read once and then looked up.
 """
 
 from __future__ import annotations
 
-import math
+import functools
 import struct
 import time
 from collections.abc import Mapping
@@ -13,15 +14,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from google.protobuf.message import DecodeError
 
 from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.graph.graph import DTYPE_BYTES
+from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import Limits
 from splitnn.transport.codec import CODECS, codec
 from splitnn.transport.contents import dtype_of, typed_contents, wire_datatype
-from splitnn.transport.layout import Layout, Payload, dtype_named, name_of, strides_of
+from splitnn.transport.layout import Layout, Payload, name_of, strides_of
+from splitnn.transport.wire import delimiter
 
 _INT64 = struct.Struct("<q")
+_TENSORS = 5  # inputs of ModelInferRequest, outputs of ModelInferResponse
+_DESCRIPTIONS = 1024  # remembered in each direction; a model has some hundred tensors
+_LONGEST_REMEMBERED_BYTES = 1024  # of a description that came from outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +43,15 @@ class EncodedTensor:
 
 
 def encode_tensors(
-    entries: Any, tensors: Mapping[str, torch.Tensor | int], codecs: Mapping[str, str]
-) -> tuple[list[Payload], tuple[EncodedTensor, ...]]:
-    """Describe the tensors in ``entries`` (repeated InferInputTensor or InferOutputTensor) and encode them.
+    tensors: Mapping[str, torch.Tensor | int], codecs: Mapping[str, str]
+) -> tuple[bytes, list[Payload], tuple[EncodedTensor, ...]]:
+    """The tensors' descriptions, as they stand in a request or an answer, and their bytes.
 
     Raises:
         CodecError: a tensor cannot be encoded; the message names it.
         ValueError: no such codec.
     """
+    descriptions: list[bytes] = []
     payloads: list[Payload] = []
     encoded: list[EncodedTensor] = []
     for name, value in tensors.items():
@@ -52,27 +60,37 @@ def encode_tensors(
         try:
             if isinstance(value, int):
                 payload: Payload = _INT64.pack(value)
-                entries.add(name=name, datatype="INT64").parameters["kind"].string_param = "int"
+                raw_bytes = _INT64.size
+                description = _description(name, "int", (), (), chosen)
             else:
                 payload = codec(chosen).encode(value)
-                tensor = entries.add(name=name, datatype=wire_datatype(name_of(value.dtype)), shape=value.shape)
-                if chosen != "raw":
-                    tensor.parameters["codec"].string_param = chosen
-                if strides := strides_of(value):
-                    tensor.parameters["strides"].string_param = ",".join(map(str, strides))
+                raw_bytes = value.nbytes
+                description = _description(name, name_of(value.dtype), value.shape, strides_of(value), chosen)
         except (CodecError, struct.error) as error:
             raise CodecError(f"tensor {name!r}: {error}") from error
-        seconds = time.perf_counter() - started
-        raw_bytes = 8 if isinstance(value, int) else value.numel() * value.element_size()
-        encoded.append(EncodedTensor(name, chosen, raw_bytes, len(payload), seconds))
+        descriptions.append(description)
         payloads.append(payload)
-    return payloads, tuple(encoded)
+        encoded.append(EncodedTensor(name, chosen, raw_bytes, len(payload), time.perf_counter() - started))
+    return b"".join(descriptions), payloads, tuple(encoded)
+
+
+@functools.lru_cache(_DESCRIPTIONS)
+def _description(name: str, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...], chosen: str) -> bytes:
+    tensor = pb.ModelInferRequest.InferInputTensor(name=name, datatype=wire_datatype(dtype), shape=shape)
+    if dtype == "int":
+        tensor.parameters["kind"].string_param = "int"
+    if chosen != "raw":
+        tensor.parameters["codec"].string_param = chosen
+    if strides:
+        tensor.parameters["strides"].string_param = ",".join(map(str, strides))
+    written: bytes = tensor.SerializeToString()
+    return delimiter(_TENSORS, len(written)) + written
 
 
 def decode_tensors(
-    arrived: list[Described], payloads: list[memoryview], entries: Any, *, limits: Limits
+    arrived: list[Described], payloads: list[memoryview], descriptions: list[memoryview], *, limits: Limits
 ) -> dict[str, torch.Tensor | int]:
-    """The tensors that ``entries`` describe; without payloads, from their typed contents.
+    """The tensors that arrived; without payloads, from the typed contents that stand in their descriptions.
 
     Raises:
         CodecError: a tensor that is no tensor; the message names it.
@@ -80,7 +98,7 @@ def decode_tensors(
     """
     if payloads and len(payloads) != len(arrived):
         raise CodecError(f"{len(arrived)} tensors are described but {len(payloads)} have raw contents")
-    decoded_bytes = sum(_decoded_bytes(tensor) for tensor in arrived)
+    decoded_bytes = sum(tensor.decoded_bytes for tensor in arrived)
     if decoded_bytes > limits.decoded_bytes:
         raise PayloadTooLarge(f"the tensors take {decoded_bytes} bytes; at most {limits.decoded_bytes} are accepted")
     result: dict[str, torch.Tensor | int] = {}
@@ -91,7 +109,7 @@ def decode_tensors(
             if payloads:
                 result[tensor.name] = _value(tensor, payloads[i])
             else:
-                result[tensor.name] = typed_contents(entries[i], tensor.shape)
+                result[tensor.name] = typed_contents(_parsed(bytes(descriptions[i])), tensor.shape)
         except CodecError as error:
             raise CodecError(f"tensor {tensor.name!r}: {error}") from error
     return result
@@ -107,30 +125,38 @@ class Described:
     strides: tuple[int, ...]
     codec: str
     is_int: bool
+    decoded_bytes: int  # in memory, gaps of the strides included
 
 
-def _decoded_bytes(tensor: Described) -> int:
-    try:
-        if not tensor.strides and min(tensor.shape, default=0) >= 0:
-            return math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]  # the usual case, quickly
-        layout = Layout(tensor.shape, tensor.strides)
-        return max(layout.elements, layout.span) * dtype_named(tensor.dtype).itemsize
-    except CodecError as error:
-        raise CodecError(f"tensor {tensor.name!r}: {error}") from error
-
-
-def described(tensor: Any) -> Described:
+def described(description: memoryview) -> Described:
     """What an InferInputTensor or InferOutputTensor says. Raises CodecError."""
+    if len(description) > _LONGEST_REMEMBERED_BYTES:
+        return _read_description(bytes(description))
+    return _known_description(bytes(description))
+
+
+def _read_description(description: bytes) -> Described:
+    tensor = _parsed(description)
     name = tensor.name
     try:
         dtype, shape = dtype_of(tensor.datatype), tuple(tensor.shape)
-        if not tensor.parameters:
-            return Described(name, dtype, shape, (), "raw", is_int=False)
         texts = {key: str(value.string_param) for key, value in tensor.parameters.items()}
+        layout = Layout(shape, _strides(texts))
+        decoded_bytes = max(layout.elements, layout.span) * DTYPE_BYTES[dtype]
         is_int = texts.get("kind") == "int"
-        return Described(name, dtype, shape, _strides(texts), texts.get("codec") or "raw", is_int)
+        return Described(name, dtype, shape, layout.strides, texts.get("codec") or "raw", is_int, decoded_bytes)
     except CodecError as error:
         raise CodecError(f"tensor {name!r}: {error}") from error
+
+
+_known_description = functools.lru_cache(_DESCRIPTIONS)(_read_description)
+
+
+def _parsed(description: bytes) -> Any:
+    try:
+        return pb.ModelInferRequest.InferInputTensor.FromString(description)
+    except DecodeError as error:
+        raise CodecError(f"not the description of a tensor: {error}") from error
 
 
 def _value(tensor: Described, payload: memoryview) -> torch.Tensor | int:
@@ -141,11 +167,6 @@ def _value(tensor: Described, payload: memoryview) -> torch.Tensor | int:
     if tensor.codec not in CODECS:
         raise CodecError(f"no codec is called {tensor.codec!r}; there are {', '.join(CODECS)}")
     return CODECS[tensor.codec].decode(payload, tensor.shape, tensor.dtype, tensor.strides)
-
-
-def codec_of(tensor: Any) -> str:
-    """The codec that a tensor's, or a requested output's, parameters name."""
-    return str(tensor.parameters["codec"].string_param) or "raw" if tensor.parameters else "raw"
 
 
 def _strides(texts: Mapping[str, str]) -> tuple[int, ...]:

@@ -6,43 +6,56 @@ So it can be joined from parts that are never copied into a message object, and 
 
 from __future__ import annotations
 
+from typing import Any, overload
+
 from splitnn.errors import CodecError
 from splitnn.transport.layout import Payload
 
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
-def entry(field: int, payload: Payload) -> tuple[bytes, Payload]:
-    """One entry of a length-delimited field, as parts to join."""
-    return delimiter(field, len(payload)), payload
-
-
 def delimiter(field: int, size_bytes: int) -> bytes:
     """What precedes ``size_bytes`` bytes of a length-delimited field."""
+    if field < 16 and size_bytes < 128:
+        return bytes((field << 3 | _DELIMITED, size_bytes))  # the usual case of names and heads, quickly
     return _varint(field << 3 | _DELIMITED) + _varint(size_bytes)
 
 
-def take_apart(message: Payload, field: int) -> tuple[bytes, list[memoryview]]:
-    """The message without one length-delimited field, and that field's entries as views, in any order of fields.
+@overload
+def take_apart(message: Payload, field: int, /) -> tuple[bytes, list[memoryview]]: ...
+@overload
+def take_apart(message: Payload, first: int, second: int, /) -> tuple[bytes, list[memoryview], list[memoryview]]: ...
+def take_apart(message: Payload, /, *fields: int) -> Any:
+    """The message without some length-delimited fields, then the entries of each of them as views, in any order of
+    fields.
 
     Raises:
         CodecError: not a protobuf message, or truncated.
     """
     view = memoryview(message)
-    size, at, kept_from = len(view), 0, 0
+    size, at, kept_from = len(message), 0, 0
     rest: list[memoryview] = []
-    entries: list[memoryview] = []
+    found: dict[int, list[memoryview]] = {field << 3 | _DELIMITED: [] for field in fields}
     while at < size:
         start = at
-        tag, at = _read_varint(view, at)
+        tag = message[at]
+        at += 1
+        if tag > 127:
+            tag, at = _read_varint(view, start)
         kind = tag & 7
         if kind == _DELIMITED:
-            length, at = _read_varint(view, at)
-            if tag >> 3 == field and at + length <= size:
-                rest.append(view[kept_from:start])
-                entries.append(view[at : at + length])
-                kept_from = at + length
-            at += length
+            if at < size and message[at] < 128:
+                end = at + 1 + message[at]
+                at += 1
+            else:
+                length, at = _read_varint(view, at)
+                end = at + length
+            if tag in found and end <= size:
+                if kept_from < start:
+                    rest.append(view[kept_from:start])
+                found[tag].append(view[at:end])
+                kept_from = end
+            at = end
         elif kind == _VARINT:
             _, at = _read_varint(view, at)
         elif kind == _FIXED64:
@@ -53,8 +66,9 @@ def take_apart(message: Payload, field: int) -> tuple[bytes, list[memoryview]]:
             raise CodecError(f"not a protobuf message: wire type {kind} at byte {start}")
     if at != size:
         raise CodecError(f"a message of {size} bytes is truncated: its last field ends at byte {at}")
-    rest.append(view[kept_from:])
-    return b"".join(rest), entries
+    if kept_from < size:
+        rest.append(view[kept_from:])
+    return b"".join(rest), *found.values()
 
 
 def _varint(number: int) -> bytes:

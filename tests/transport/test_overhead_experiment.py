@@ -18,5 +18,7 @@ def test_the_overhead_experiment_measures_every_way_at_every_size(tmp_path: Path
     report = json.loads(file.read_text())
     assert [row["size_bytes"] for row in report["rows"]] == [2**10, 2**16, 2**20, 2**22, 2**24]
     for row in report["rows"]:
-        assert all(row[f"{way}_ms"] > 0 for way in ("socket", "field", "unary", "stream"))
+        for way in ("socket", "field_sync", "field", "message", "unary", "stream"):
+            assert row[f"{way}_ms"] > 0
+            assert row[f"{way}_cpu_ms"] > 0
     assert report["machine"]["grpcio"] in done.stdout

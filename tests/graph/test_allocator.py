@@ -8,6 +8,6 @@ import sys
 
 
 def test_glibc_takes_the_thresholds_in_a_running_process() -> None:
-    code = "from splitnn.transport.allocator import keep_large_buffers; print(keep_large_buffers())"
+    code = "from splitnn.graph.allocator import keep_freed_memory; print(keep_freed_memory())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == str(platform.libc_ver()[0] == "glibc")
