@@ -1,0 +1,223 @@
+"""What a sweep says: a row for each model, link and way, the headline figures, and one table for a person."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.sweep_cells import Cell, Measured
+from experiments.sweep_ways import AGENT, BASELINES, CLOUD_RAW, COMPRESSED, DEVICE, PLANNED
+
+_LEAST_S = 0.02  # predictions count for latencies above it,
+_SLOW_BPS = 20e6  # and the overhead on links up to this
+ENDS = (DEVICE, COMPRESSED)
+"""What nobody should be slower than: everything here, and everything there with the input as a user would send it."""
+
+_PARTS = ("head_s", "encode_s", "network_s", "decode_s", "tail_s", "local_tail_s", "queue_s", "cloud_queue_s")
+
+
+def rows_of(cells: Iterable[Cell], about: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row for each model, link and way, those that were too slow to be measured included (without figures)."""
+    return [_row(cell, way) | dict(about) for cell in cells for way in cell.ways]
+
+
+def requests_of(cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """One row for each request."""
+    return [
+        {"model": cell.model, **_link(cell), "roles": "; ".join(way.roles), **request}
+        for cell in cells
+        for way in cell.ways
+        for request in way.requests
+    ]
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """All keys of any row are columns, in the order of their first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def overhead_s(cell: Cell, way: Measured) -> float:
+    """Measured minus head, wire limit and tail: coding, queues, Python, and what TCP and the link lost."""
+    computed_s = sum(way.number(part) for part in ("head_s", "tail_s", "local_tail_s"))
+    return way.p50_s - computed_s - way.wire_limit_s(cell.shape)
+
+
+def headline(cells: Sequence[Cell]) -> dict[str, float | None]:
+    """The figures that steer the project. None where nothing was measured that they rest on.
+
+    Of the plan that the agent follows by itself; ``planned_`` figures are of the plan that the planner makes from the
+    profile and the stated link alone. Loss and regret are fractions: 0.02 is 2 % slower.
+    """
+    chosen = [(cell, way) for cell in cells if (way := cell.chosen)]
+    regrets = _regrets(cells, AGENT)
+    planned = _regrets(cells, PLANNED)
+    crossed = [loss for cell in cells if (loss := cross_fitted_regret(cell)) is not None]
+    remote = [(cell, way) for cell, way in chosen if cell.shape.up_bps <= _SLOW_BPS and way.number("sent_bytes")]
+    overheads = [overhead_s(cell, way) / way.p50_s for cell, way in remote]
+    without_coding = [
+        (overhead_s(cell, way) - way.number("encode_s") - way.number("decode_s")) / way.p50_s for cell, way in remote
+    ]
+    figures: dict[str, float | None] = {
+        "regret_mean": _or_none(statistics.mean, regrets),
+        "regret_worst": _or_none(max, regrets),
+        "regret_cross_fitted_mean": _or_none(statistics.mean, crossed),
+        "planned_regret_mean": _or_none(statistics.mean, planned),
+        "planned_regret_worst": _or_none(max, planned),
+    }
+    for name, errors in (
+        ("prediction_error", _errors(cells, lambda way: way.number("predicted_s"))),
+        ("uncorrected_prediction_error", _errors(cells, lambda way: way.plan.predicted.latency_s)),
+    ):
+        figures[f"{name}_median"] = _or_none(statistics.median, errors)
+        figures[f"{name}_p90"] = _or_none(_p90, errors)
+    figures["overhead_share"] = _or_none(statistics.median, overheads)
+    figures["overhead_share_worst"] = _or_none(max, overheads)
+    figures["overhead_share_without_coding"] = _or_none(statistics.median, without_coding)
+    for name, role in (("device", DEVICE), ("cloud", COMPRESSED), ("cloud_raw", CLOUD_RAW)):
+        ratios = [other.p50_s / way.p50_s for cell, way in chosen if (other := cell.find(role))]
+        for word, figure in (("min", min), ("median", statistics.median), ("max", max)):
+            figures[f"speedup_vs_{name}_{word}"] = _or_none(figure, ratios)
+    figures["worst_loss_vs_any_baseline"] = _or_none(max, _losses(chosen, BASELINES))
+    figures["worst_loss_vs_both_ends"] = _or_none(max, _losses(chosen, ENDS))
+    figures["cells"] = len(cells)
+    figures["requests"] = sum(len(way.requests) for cell in cells for way in cell.ways)
+    figures["requests_degraded"] = sum(way.degraded for cell in cells for way in cell.ways)
+    figures["requests_failed"] = sum(len(way.failures) for cell in cells for way in cell.ways)
+    return figures
+
+
+def cross_fitted_regret(cell: Cell) -> float | None:
+    """Regret against the oracle of the other half of the rounds: the least of many noisy medians flatters an oracle."""
+    chosen = cell.chosen
+    ways = [way for way in cell.ways if len(way.requests) >= 4]
+    if chosen is None or chosen not in ways:
+        return None
+    losses = []
+    for half in (0, 1):
+        seen = {way.plan.id: statistics.median(way.latencies_s[half::2]) for way in ways}
+        unseen = {way.plan.id: statistics.median(way.latencies_s[1 - half :: 2]) for way in ways}
+        best = min(seen, key=lambda name: seen[name])
+        losses.append(unseen[chosen.plan.id] / unseen[best] - 1)
+    return statistics.mean(losses)
+
+
+def summary_lines(cells: Sequence[Cell], figures: Mapping[str, float | None]) -> list[str]:
+    """One line for each model and link, then the headline figures."""
+    lines = [
+        f"{'model':<19} {'link':<15} {'agent':>8} {'predicted':>9} {'oracle':>8} {'regret':>7} "
+        f"{'device':>8} {'raw':>8} {'jpeg':>8} {'neuro':>8} {'n+codec':>8} {'static':>8}  what the agent chose"
+    ]
+    for cell in cells:
+        chosen, oracle = cell.chosen, cell.oracle
+        if chosen is None or oracle is None:
+            lines.append(f"{cell.model:<19} {_words(cell):<15} not measured: {'; '.join(cell.notes)}")
+            continue
+        others = " ".join(_ms(cell.find(role)) for role in BASELINES)
+        lines.append(
+            f"{cell.model:<19} {_words(cell):<15} {_ms(chosen)} {chosen.number('predicted_s') * 1e3:9.0f} "
+            f"{_ms(oracle)} {chosen.p50_s / oracle.p50_s - 1:7.1%} {others}  {choice_in_words(chosen)}"
+            + ("" if cell.is_calibrated else "  (link off its rate)")
+        )
+    width = max(map(len, figures))
+    lines += ["", "times in ms, medians of the requests", ""]
+    lines += [f"{name:<{width}}  {'-' if figure is None else f'{figure:.4g}'}" for name, figure in figures.items()]
+    return lines
+
+
+def choice_in_words(way: Measured) -> str:
+    """``device``, ``cloud (jpeg90)``, or where it cuts: ``45 of 107 layers, int8 20.1 kB``."""
+    on_device = sum(tier == 0 for tier in way.plan.tiers)
+    if way.plan.is_local:
+        return "device"
+    codecs = "+".join(sorted({transfer.codec for transfer in way.plan.predicted.transfers}))
+    if not on_device:
+        return f"cloud ({codecs})"
+    return f"{on_device} of {len(way.plan.tiers)} layers, {codecs} {way.plan.predicted.sent_bytes / 1e3:.1f} kB"
+
+
+def _row(cell: Cell, way: Measured) -> dict[str, Any]:
+    cost = way.plan.predicted
+    row: dict[str, Any] = {
+        "model": cell.model,
+        **_link(cell),
+        "load": f"{cell.load:.2f}",
+        "roles": "; ".join(way.roles),
+        "plan_id": way.plan.id,
+        "layers_on_device": sum(tier == 0 for tier in way.plan.tiers),
+        "crossing": len(cost.transfers),
+        "codecs": "+".join(sorted({transfer.codec for transfer in cost.transfers})),
+        "requests": len(way.requests),
+        "degraded": way.degraded,
+        "failed": len(way.failures),
+        "uncorrected_s": cost.latency_s,
+    }
+    if not way.requests:
+        return row
+    best, chosen = cell.oracle, cell.chosen
+    row |= {
+        "p50_s": way.p50_s,
+        "p95_s": way.p95_s,
+        "least_s": min(way.latencies_s),
+        "seen_p50_s": way.number("seen_s"),
+        "predicted_s": way.number("predicted_s"),
+        **{part: way.number(part) for part in _PARTS},
+        **{f"predicted_{part}_s": way.number(f"predicted_{part}_s") for part in ("head", "transfer", "tail")},
+        "choose_s": way.number("choose_s"),
+        "wire_limit_s": way.wire_limit_s(cell.shape),
+        "overhead_s": overhead_s(cell, way),
+        "sent_bytes": way.number("sent_bytes"),
+        "received_bytes": way.number("received_bytes"),
+        "regret": way.p50_s / best.p50_s - 1 if best else None,
+        "agent_speedup": way.p50_s / chosen.p50_s if chosen else None,
+        "same_label": statistics.mean(request["same_label"] for request in way.requests),
+        "cosine": min(request["cosine"] for request in way.requests),
+    }
+    return row
+
+
+def _link(cell: Cell) -> dict[str, Any]:
+    shape = cell.shape
+    return {"up_bps": shape.up_bps, "rtt_s": shape.rtt_s, "link_within_3_percent": cell.is_calibrated}
+
+
+def _words(cell: Cell) -> str:
+    return f"{cell.shape.up_bps / 1e6:g}Mbps/{cell.shape.rtt_s * 1e3:g}ms"
+
+
+def _ms(way: Measured | None) -> str:
+    return f"{'-':>8}" if way is None else f"{way.p50_s * 1e3:8.0f}"
+
+
+def _regrets(cells: Iterable[Cell], role: str) -> list[float]:
+    return [way.p50_s / oracle.p50_s - 1 for cell in cells if (way := cell.find(role)) and (oracle := cell.oracle)]
+
+
+def _losses(chosen: Iterable[tuple[Cell, Measured]], roles: Iterable[str]) -> list[float]:
+    roles = tuple(roles)
+    return [way.p50_s / other.p50_s - 1 for cell, way in chosen for role in roles if (other := cell.find(role))]
+
+
+def _errors(cells: Iterable[Cell], predicted_s: Callable[[Measured], float]) -> list[float]:
+    """Relative errors over every way that took longer than 20 ms and was carried out as planned."""
+    return [
+        abs(predicted_s(way) - way.p50_s) / way.p50_s
+        for cell in cells
+        for way in cell.ways
+        if way.requests and way.p50_s > _LEAST_S and not way.degraded
+    ]
+
+
+def _p90(values: Sequence[float]) -> float:
+    return sorted(values)[min(len(values) - 1, math.ceil(0.9 * len(values)) - 1)]
+
+
+def _or_none(figure: Callable[[Sequence[float]], float], values: Sequence[float]) -> float | None:
+    return float(figure(values)) if values else None

@@ -1,0 +1,158 @@
+"""The sweep: its arithmetic on made-up cells, its choice of ways, and a quick run of the real thing."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.shape import METHODS, Method, Shape
+from experiments.sweep_cells import Cell, Measured, topology_of
+from experiments.sweep_report import cross_fitted_regret, headline, overhead_s, rows_of, summary_lines, write_csv
+from experiments.sweep_ways import AGENT, COMPRESSED, DEVICE, NEUROSURGEON, Planning, ways_over
+from splitnn.cost.profile import CodecCost, Profile, Timing
+from splitnn.graph.graph import Graph, Layer, TensorSpec
+from splitnn.planner.envelope import compute_envelope
+from splitnn.planner.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[2]
+LINK = Shape(1e6, 1e6, rtt_s=0.02)
+
+
+def chain(*sizes: int) -> Graph:
+    """A photo, and one layer for each size of what it makes in float32 values."""
+    tensors = {"image": TensorSpec((1, 10, 10, 3), "uint8")}
+    layers, before = [], "image"
+    for number, size in enumerate(sizes):
+        layers.append(Layer(f"l{number}", "op", (before,), (f"t{number}",), "", (), 0))
+        before = f"t{number}"
+        tensors[before] = TensorSpec((1, size), "float32")
+    return Graph(tuple(layers), tensors, ("image",), (before,), {}, 1)
+
+
+def planning_of(graph: Graph) -> Planning:
+    codecs = {"image": {"jpeg90": CodecCost(60, 1e-4, 1e-4), "png": CodecCost(200, 1e-4, 1e-4)}}
+    here = Profile(
+        "0" * 64, "device", {y.name: Timing(0.01, 0.01) for y in graph.layers}, Timing(0.1, 0.1), codecs=codecs
+    )
+    return Planning(graph, {"device": here, "cloud": here.scaled(0.1, host="cloud")}, ("raw", "jpeg90", "png"))
+
+
+def ways(planning: Planning, *, over: Shape = LINK) -> dict[str, Plan]:
+    """Plan by role."""
+    topology = topology_of(over)
+    envelope = compute_envelope(planning.graph, planning.profiles, topology, codecs=planning.codecs, varying="both")
+    static = planning.best(topology)
+    found = ways_over(planning, topology, envelope=envelope, static=static, chain=planning.cut_vertices(), rivals=2)
+    assert len({way.plan.id for way in found}) == len(found)  # each plan once
+    return {role: way.plan for way in found for role in way.roles}
+
+
+def test_every_baseline_is_among_the_ways_and_the_planner_is_never_predicted_slower() -> None:
+    found = ways(planning_of(chain(50, 10, 400, 2, 8)))
+    assert {"planned", DEVICE, "cloud raw", COMPRESSED, "cloud png", NEUROSURGEON, "static"} <= set(found)
+    quickest = min(found.values(), key=lambda plan: plan.predicted.latency_ns)
+    assert found["planned"].predicted.latency_ns == quickest.predicted.latency_ns
+    assert found[COMPRESSED].hops[0] == {"image": "jpeg90"}
+    assert found[DEVICE].is_local
+
+
+def test_neurosurgeon_cuts_where_one_tensor_crosses() -> None:
+    spec = TensorSpec((1, 4), "float32")
+    layers = [
+        Layer("a", "op", ("image",), ("ta",), "", (), 0),
+        Layer("b", "op", ("ta",), ("tb",), "", (), 0),
+        Layer("c", "op", ("ta", "tb"), ("tc",), "", (), 0),
+    ]
+    graph = Graph(tuple(layers), {"image": TensorSpec((1, 9, 9, 3), "uint8")} | dict.fromkeys(("ta", "tb", "tc"), spec),
+                  ("image",), ("tc",), {}, 1)  # fmt: skip
+    assert planning_of(graph).cut_vertices() == [0, 1, 3]  # after b both ta and tb cross
+
+
+def measured(
+    roles: Sequence[str], latencies_s: Sequence[float], *, predicted_s: float = 1.0, tiers: int = 0
+) -> Measured:
+    planning = planning_of(chain(5, 5))
+    plan = planning.priced([0] * (2 - tiers) + [1] * tiers, topology_of(LINK), codecs=("raw",))
+    numbers = dict.fromkeys(
+        ["choose_s", "encode_s", "network_s", "decode_s", "local_tail_s", "queue_s", "cloud_queue_s", "received_bytes",
+         "predicted_head_s", "predicted_transfer_s", "predicted_tail_s"], 0.0)  # fmt: skip
+    requests: list[dict[str, Any]] = [
+        {**numbers, "total_s": latency_s, "seen_s": latency_s, "predicted_s": predicted_s, "sent_bytes": 1000.0 * tiers,
+         "head_s": 0.01, "tail_s": 0.02, "same_label": True, "cosine": 1.0, "turn": turn}
+        for turn, latency_s in enumerate(latencies_s)
+    ]  # fmt: skip
+    return Measured(plan, tuple(roles), tuple(requests))
+
+
+def cell(*ways: Measured) -> Cell:
+    return Cell("m", LINK, is_calibrated=True, ways=ways, load=0.0)
+
+
+def test_regret_speedup_and_error_are_fractions_of_medians() -> None:
+    figures = headline(
+        [
+            cell(
+                measured([AGENT], [1.1, 0.9, 1.0], predicted_s=1.2),
+                measured([DEVICE, "rival"], [2.0, 2.0, 9.0], predicted_s=2.0, tiers=1),
+                measured([COMPRESSED], [0.8, 0.8, 0.8], predicted_s=0.8, tiers=2),
+            )
+        ]
+    )
+    assert figures["regret_mean"] == pytest.approx(1.0 / 0.8 - 1)
+    assert figures["speedup_vs_device_median"] == pytest.approx(2.0)
+    assert figures["speedup_vs_cloud_min"] == pytest.approx(0.8)
+    assert figures["worst_loss_vs_both_ends"] == pytest.approx(0.25)
+    assert figures["prediction_error_median"] == pytest.approx(0.0)
+    assert figures["prediction_error_p90"] == pytest.approx(0.2)
+
+
+def test_overhead_is_what_neither_computing_nor_the_wire_took() -> None:
+    way = measured([AGENT], [0.1], tiers=1)
+    wire_s = 0.02 + 1000 * 8 * 1514 / 1448 / 1e6
+    assert overhead_s(cell(way), way) == pytest.approx(0.1 - 0.03 - wire_s)
+
+
+def test_an_oracle_that_noise_made_has_no_regret_on_the_other_half() -> None:
+    chosen = measured([AGENT], [1.0, 1.0, 1.0, 1.0])
+    lucky = measured(["rival"], [0.8, 1.2, 0.8, 1.2], tiers=1)
+    assert cross_fitted_regret(cell(chosen, lucky)) == pytest.approx((1 / 1.2 - 1) / 2)
+
+
+def test_a_way_that_was_never_measured_keeps_its_row(tmp_path: Path) -> None:
+    cells = [cell(measured([AGENT], [1.0]), measured(["rival"], [], tiers=1))]
+    write_csv(tmp_path / "rows.csv", rows_of(cells, {"commit": "abc"}))
+    with (tmp_path / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["p50_s"] for row in rows] == ["1.0", ""]
+    assert {row["commit"] for row in rows} == {"abc"}
+    assert any("regret_mean" in line for line in summary_lines(cells, headline(cells)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("method", [None, "proxy"])
+def test_a_quick_sweep_leaves_its_files_and_finite_figures(tmp_path: Path, method: Method | None) -> None:
+    less = ["--models", "squeezenet1_1", "--links", "5.85Mbps/10ms", "--methods", method] if method else []
+    command = [sys.executable, "-m", "experiments.bandwidth_sweep", "--quick", "--output", str(tmp_path)]
+    ended = subprocess.run(
+        [*command, "--json", str(tmp_path / "figures.json"), *less],
+        cwd=ROOT, env=os.environ | {"PYTHONWARNINGS": "default"}, capture_output=True, text=True, timeout=570,
+        check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    report = json.loads((tmp_path / "figures.json").read_text())
+    figures = report["headline"]
+    assert report["about"]["link_method"] in ([method] if method else METHODS)
+    for name in ("regret_mean", "regret_worst", "prediction_error_median", "prediction_error_p90",
+                 "speedup_vs_device_median", "speedup_vs_cloud_median", "worst_loss_vs_any_baseline"):  # fmt: skip
+        assert math.isfinite(figures[name]), name
+    assert figures["cells"] == len(report["setup"]["models"]) * len(report["setup"]["links"])
+    for name in ("rows.csv", "requests.csv", "summary.txt", *(f"{model}.png" for model in report["setup"]["models"])):
+        assert (tmp_path / name).stat().st_size > 0, name
