@@ -1,10 +1,9 @@
 """The best plan for every bandwidth at once; deciding at run time is then a look-up.
 
 The latency of one placement with one choice of codecs is a line over x = 1/bandwidth, ``fixed + bits * x``. The best
-latency over all of them is the lower envelope of these lines, concave and piecewise linear. Its pieces follow exactly
-from minimum cuts: solve at both ends, intersect the two lines, solve there; when that finds nothing lower, both lines
-belong to the envelope and meet there, else the two halves are treated alike (Eisner and Severance 1976). With K pieces
-this takes about 2K cuts. Bandwidths are rational numbers throughout, so that no breakpoint is approximate.
+latency over all of them is the lower envelope of these lines, concave and piecewise linear. Its K pieces follow exactly
+from about 2K minimum cuts (``parametric.py``). Bandwidths are rational numbers throughout, so that no breakpoint is
+approximate.
 
 The first hop's round trip is left out of the lines: every plan that uses the hop pays it, so at run time the best of
 those is weighed against the device alone, whatever the round trip has become.
@@ -17,13 +16,13 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from splitnn.cost.estimate import Codecs, nanoseconds
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
+from splitnn.planner.parametric import lowest_lines
 from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.rates import Line, RateProblem
 
@@ -48,6 +47,21 @@ class Piece:
         """The same in nanoseconds, in which equal plans compare equal."""
         line = self.line
         return line.fixed_ns + line.slope_ns / bandwidth_bps + (round_trip_ns if line.uses_hop else 0)
+
+    def to_json(self, *, round_trip_s: float = 0.0) -> dict[str, Any]:
+        """A JSON object: the plan, its limits, and the seconds that it takes at both; the plan's own cost is left out.
+
+        ``Plan.from_json`` would want the cost, but that belongs to one bandwidth: ask ``Envelope.predict`` for one.
+        """
+        plan = self.plan.to_json()
+        del plan["predicted"]
+        ends = (self.low_bps, self.high_bps)
+        return {
+            "low_bps": self.low_bps,
+            "high_bps": self.high_bps,
+            "latency_s": [self.latency_s(bandwidth_bps, round_trip_s=round_trip_s) for bandwidth_bps in ends],
+            "plan": plan,
+        }
 
 
 class Envelope:
@@ -108,6 +122,17 @@ class Envelope:
             return remote if pays_from == self.low_bps else (replace(self._local, high_bps=pays_from), *remote)
         return (self._local,)
 
+    def to_json(self, *, round_trip_s: float | None = None) -> dict[str, Any]:
+        """A JSON object: every plan that is ever best at that round trip, with the bandwidths where it changes."""
+        round_trip_s = self._usual(round_trip_s)
+        return {
+            "format": "splitnn-envelope-1",
+            "round_trip_s": round_trip_s,
+            "low_bps": self.low_bps,
+            "high_bps": self.high_bps,
+            "pieces": [piece.to_json(round_trip_s=round_trip_s) for piece in self.pieces(round_trip_s=round_trip_s)],
+        }
+
     def _choose(self, bandwidth_bps: float, round_trip_s: float) -> Piece:
         if not bandwidth_bps > 0:
             raise ValueError(f"a bandwidth must be above 0 bit/s, not {bandwidth_bps}")
@@ -162,23 +187,6 @@ def compute_envelope(
     ratio = Fraction(up.bandwidth_bps) / Fraction(down.bandwidth_bps) if varying == "both" else None
     problem = RateProblem(graph, profiles, topology, codecs=codecs, mode=mode, pins=pins or {}, down_per_up=ratio)
     fastest, slowest = 1 / Fraction(high_bps), 1 / Fraction(low_bps)
-    lines = _between(problem, (fastest, problem.solve(fastest)), (slowest, problem.solve(slowest)))
-    breaks = [fastest, *(near.meets(far) for near, far in pairwise(lines)), slowest]
-    found = [
-        (line, float(1 / far), float(1 / near))
-        for line, (near, far) in zip(lines, pairwise(breaks), strict=True)
-        if near < far
-    ]
+    spans = lowest_lines(problem.solve, fastest, slowest)
+    found = [(line, float(1 / far), float(1 / near)) for line, near, far in spans]
     return Envelope(problem, found[::-1], round_trip_s=up.latency_s + down.latency_s)
-
-
-def _between(problem: RateProblem, near: tuple[Fraction, Line], far: tuple[Fraction, Line]) -> list[Line]:
-    """The envelope's lines between two places x where a line that is lowest there is known, those two included."""
-    (_, first), (_, last) = near, far
-    if first.is_same(last):
-        return [first]
-    x = first.meets(last)
-    middle = problem.solve(x)
-    if middle.at(x) == first.at(x):
-        return [first, last]
-    return [*_between(problem, near, (x, middle)), *_between(problem, (x, middle), far)[1:]]

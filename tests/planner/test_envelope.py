@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from itertools import pairwise
@@ -81,6 +82,16 @@ def test_prediction_is_the_estimate_of_the_same_placement_and_codecs(seed: int) 
         if two_hosts:
             cost = estimate(problem.graph, found.placement, problem.profiles, topology, codecs=codecs)
             assert cost == found.predicted
+
+
+def test_json_holds_every_piece_with_what_it_takes_at_both_ends() -> None:
+    envelope = _envelope(random_problem(random.Random(7), layers=20, tiers=2, pinned=False), "up")
+    pieces = envelope.pieces(round_trip_s=1e-6)
+    found = json.loads(json.dumps(envelope.to_json(round_trip_s=1e-6)))
+    assert [piece["plan"]["id"] for piece in found["pieces"]] == [piece.plan.id for piece in pieces]
+    for piece in found["pieces"]:
+        for bandwidth_bps, seconds in zip((piece["low_bps"], piece["high_bps"]), piece["latency_s"], strict=True):
+            assert seconds == pytest.approx(envelope.latency_s(bandwidth_bps, round_trip_s=1e-6), rel=1e-12)
 
 
 def test_one_piece_is_one_object_also_beyond_the_range() -> None:
