@@ -6,9 +6,10 @@ estimate of the placement that it returns are equal, not nearly equal. Knows no 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
@@ -40,6 +41,19 @@ class Transfer(NamedTuple):
         return nanoseconds(encode_s + wire_s + decode_s)
 
 
+class Download(NamedTuple):
+    """One result on its way back over one hop."""
+
+    tensor: str
+    hop: int
+    size_bytes: int
+    wire_s: float
+
+
+Resource = tuple[Literal["host", "up", "down"], int]
+"""What a stream of requests keeps busy: a host, or one direction of a hop, by its index in the topology."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What one request costs under a placement; hosts and hops are indexed as in the topology."""
@@ -49,6 +63,7 @@ class Cost:
     transfers: tuple[Transfer, ...]
     download_s: float  # the results' way back to the device
     round_trip_s: float  # latencies of the hops that are used
+    downloads: tuple[Download, ...] = ()
 
     @property
     def latency_s(self) -> float:
@@ -64,6 +79,35 @@ class Cost:
     def sent_bytes(self) -> int:
         """Bytes that leave hosts upwards, each hop counted."""
         return sum(transfer.size_bytes for transfer in self.transfers)
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Bytes over all hops, up and down."""
+        return self.sent_bytes + sum(download.size_bytes for download in self.downloads)
+
+    @property
+    def loads_s(self) -> dict[Resource, float]:
+        """Seconds for which one request keeps each resource busy; hosts code what they send and receive themselves."""
+        loads: dict[Resource, float] = {("host", tier): seconds for tier, seconds in enumerate(self.compute_s)}
+        for transfer in self.transfers:
+            loads["host", transfer.hop] += transfer.encode_s
+            loads["host", transfer.hop + 1] += transfer.decode_s
+            loads["up", transfer.hop] = loads.get(("up", transfer.hop), 0.0) + transfer.wire_s
+        for download in self.downloads:
+            loads["down", download.hop] = loads.get(("down", download.hop), 0.0) + download.wire_s
+        return loads
+
+    @property
+    def bottleneck(self) -> Resource:
+        """The resource that is busy for longest."""
+        loads = self.loads_s
+        return max(loads, key=lambda resource: loads[resource])
+
+    @property
+    def throughput_rps(self) -> float:
+        """Requests a second when many are on their way at once: the bottleneck's rate, infinite when nothing costs."""
+        longest_s = max(self.loads_s.values(), default=0.0)
+        return 1 / longest_s if longest_s > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -204,11 +248,13 @@ def price(graph: Graph, placement: Mapping[str, int], table: CostTable) -> Cost:
         if min(tiers) < source:
             raise ValueError(f"tensor {tensor!r} would flow back from host {source} to host {min(tiers)}")
         crossing.extend(choices[source : max(tiers)])
-    download = sum(
-        hop_ns
-        for tensor, hops_ns in table.download_ns.items()
-        for hop_ns in hops_ns[: placement[graph.producer[tensor]]]
-    )
+    download = 0
+    downloads: list[Download] = []
+    for tensor, hops_ns in table.download_ns.items():
+        size_bytes = graph.tensors[tensor].size_bytes
+        for hop, hop_ns in enumerate(hops_ns[: placement[graph.producer[tensor]]]):
+            download += hop_ns
+            downloads.append(Download(tensor, hop, size_bytes, hop_ns * 1e-9))
     furthest = max(placement.values(), default=0)
     round_trip = sum(table.round_trip_ns[:furthest])
     return Cost(
@@ -217,6 +263,7 @@ def price(graph: Graph, placement: Mapping[str, int], table: CostTable) -> Cost:
         transfers=tuple(crossing),
         download_s=download * 1e-9,
         round_trip_s=round_trip * 1e-9,
+        downloads=tuple(downloads),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from splitnn.cost.estimate import Cost, CostTable, Transfer, price
+from splitnn.cost.estimate import Cost, CostTable, Download, Transfer, price
 from splitnn.graph.graph import Graph
 from splitnn.planner.line import Line, parse_line, print_line
 
@@ -153,6 +153,7 @@ class Plan:
             "predicted": {
                 **asdict(self.predicted),
                 "transfers": [transfer._asdict() for transfer in self.predicted.transfers],
+                "downloads": [download._asdict() for download in self.predicted.downloads],
             },
         }
 
@@ -179,6 +180,7 @@ class Plan:
                     transfers=tuple(Transfer(**transfer) for transfer in cost["transfers"]),
                     download_s=float(cost["download_s"]),
                     round_trip_s=float(cost["round_trip_s"]),
+                    downloads=tuple(Download(**download) for download in cost.get("downloads", ())),
                 ),
                 mode=data["mode"],
             )
