@@ -82,7 +82,13 @@ def _linked(method: Method, pair: NamespacePair | None, shape: Shape, seed: int)
             def by_relay(shape: Shape, loss: float) -> None:
                 run(*tbf_command(pair.device, shape.up_bps))
                 run(*tbf_command(pair.server, shape.down_bps))
-                relay.set(latency_s=shape.rtt_s / 2, jitter_s=shape.jitter_s, loss=loss)
+                relay.set(
+                    up_bps=shape.up_bps,
+                    down_bps=shape.down_bps,
+                    latency_s=shape.rtt_s / 2,
+                    jitter_s=shape.jitter_s,
+                    loss=loss,
+                )
 
             cannot = "adds 0.2 to 0.7 ms to a round trip, takes up to 27 % of a core, is good to 100 Mbit/s"
             yield NamespacedLink(pair, shape, by_relay, method=method, cannot=cannot)

@@ -19,6 +19,16 @@ def test_packets_leave_in_order_after_their_latency() -> None:
     assert way.due_s() == math.inf
 
 
+def test_a_packet_takes_the_time_of_its_frame_on_the_wire_also_after_a_pause() -> None:
+    way = Way(seed=1)
+    way.rate_bps, way.latency_s = 1e6, 0.01
+    way.enter(bytes(1000 - 14), 5.0)  # a frame of 8000 bits
+    way.enter(bytes(500 - 14), 5.0)  # waits for the one before
+    way.enter(bytes(500 - 14), 6.0)  # finds the link free again
+    dues = [due_s for due_s, _ in way._flight]
+    assert dues == pytest.approx([5.018, 5.022, 6.014])
+
+
 def test_jitter_keeps_the_order_and_its_bounds() -> None:
     print("seed", 5)
     way = Way(seed=5)
