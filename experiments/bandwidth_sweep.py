@@ -17,10 +17,11 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from experiments.virtual_clock import PAYLOAD_SHARE
 from splitnn import zoo
 from splitnn.cost.machine import describe_machine
 from splitnn.cost.network import parse_link
+from splitnn.cost.profile import Profile
 from splitnn.errors import UnknownModel
 from splitnn.planner.envelope import compute_envelope
 
@@ -124,6 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if any(cell.chosen for cell in cells) else 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Calibrated:
+    shape: Shape
+    is_calibrated: bool  # within 3 % of its rates
+
+
 class Sweep:
     """Goes through models and links, and writes what is known after each model."""
 
@@ -136,7 +144,7 @@ class Sweep:
         shapes = sorted(map(shape_of, setup.links), key=lambda shape: (shape.rtt_s, shape.up_bps))
         self._link = stack.enter_context(emulated_link(shapes[0], methods=setup.methods))
         _say(f"link by {self._link.method}, which {self._link.cannot}")
-        self._shapes = list(_calibrated(self._link, shapes, refuses=setup.refuses_links))
+        self._links = list(_calibrated(self._link, shapes, refuses=setup.refuses_links))
         self._application = stack.enter_context(
             Application(stack.enter_context(Host("application", link=self._link, side="device")))
         )
@@ -174,55 +182,60 @@ class Sweep:
         return cells
 
     def _run_model(self, subject: Subject, number: int) -> list[Cell]:
+        error = "" if subject.profile.error is None else f", heads {subject.profile.error:.1%} off"
+        self._progress(number, f"{subject.name}: {subject.profile.whole.cpu_s * 1e3:.1f} ms at full speed{error}")
+        profiles: Mapping[str, Profile] = {}
+        cells: list[Cell] = []
+        for _, links in groupby(self._links, key=lambda link: link.shape.rtt_s):
+            # An agent keeps the least round trip of half a minute: each round trip gets a fresh one.
+            profiles, measured = self._run_links(subject, number, list(links))
+            cells += measured
+        planning = Planning(subject.model.graph, profiles, self._setup.codecs)
+        title = (
+            f"{subject.name} ({subject.weights} weights), device {self._setup.device_share:g} of a core, server "
+            f"{self._setup.server_share:g}, link by {self._link.method}, commit {self.about['commit']}"
+        )
+        draw_model(self._folder / f"{subject.name}.png", cells, planning, title=title)
+        return cells
+
+    def _run_links(
+        self, subject: Subject, number: int, links: Sequence[_Calibrated]
+    ) -> tuple[Mapping[str, Profile], list[Cell]]:
+        """The profiles that the two programs were given, and the cells."""
         setup = self._setup
-        shapes = [shape for shape, _ in self._shapes]
-        _set(self._link, shapes[0])
-        first = topology_of(shapes[0]).up[0].bandwidth_bps
+        _set(self._link, links[0].shape)
+        up = topology_of(links[0].shape).up[0]
         with Deployment(
             subject,
             self._link,
             device_share=setup.device_share,
             server_share=setup.server_share,
             codecs=setup.codecs,
-            believed=f"{first:.0f}bps/{shapes[0].rtt_s * 1e3:g}ms",
+            believed=f"{up.bandwidth_bps:.0f}bps/{2 * up.latency_s * 1e3:g}ms",
         ) as deployment:
             self.about["hosts_method"] = deployment.method
             planning = Planning(subject.model.graph, deployment.profiles, setup.codecs)
-            error = "" if subject.profile.error is None else f", heads {subject.profile.error:.1%} off"
-            whole_s = subject.profile.whole.cpu_s
-            self._progress(number, f"{subject.name}: {whole_s * 1e3:.1f} ms at full speed{error}; {deployment.method}")
             ask = _asking(self._application, deployment.agent, subject)
             wait_for_cloud(ask)
-            cells = [
-                self._measure(subject, planning, ask, shape, is_calibrated=is_calibrated, number=number)
-                for shape, is_calibrated in self._shapes
-            ]
-        title = (
-            f"{subject.name} ({subject.weights} weights), device {setup.device_share:g} of a core, server "
-            f"{setup.server_share:g}, link by {self._link.method}, commit {self.about['commit']}"
-        )
-        draw_model(self._folder / f"{subject.name}.png", cells, planning, title=title)
-        return cells
+            return deployment.profiles, [self._measure(subject, planning, ask, link, number) for link in links]
 
     def _measure(
         self,
         subject: Subject,
         planning: Planning,
         ask: Asking,
-        shape: Shape,
-        *,
-        is_calibrated: bool,
+        link: _Calibrated,
         number: int,
     ) -> Cell:
-        setup = self._setup
+        setup, shape = self._setup, link.shape
         _set(self._link, shape)
         topology = topology_of(shape)
-        rates = [each.up_bps * PAYLOAD_SHARE for each, _ in self._shapes]
+        rates = [each.shape.up_bps * PAYLOAD_SHARE for each in self._links]
         envelope = compute_envelope(
             planning.graph, planning.profiles, topology, codecs=setup.codecs, varying="both",
             low_bps=min(rates) / 2, high_bps=max(rates) * 2,
         )  # fmt: skip
-        middle = sorted((each for each, _ in self._shapes), key=lambda each: (each.up_bps, each.rtt_s))
+        middle = sorted((each.shape for each in self._links), key=lambda each: (each.up_bps, each.rtt_s))
         static = planning.best(topology_of(middle[len(middle) // 2]))
         ways = ways_over(
             planning, topology, envelope=envelope, static=static, chain=planning.cut_vertices(), rivals=setup.rivals
@@ -234,7 +247,7 @@ class Sweep:
         cell = Cell(
             model=subject.name,
             shape=shape,
-            is_calibrated=is_calibrated,
+            is_calibrated=link.is_calibrated,
             ways=tuple(measured),
             load=os.getloadavg()[0],
             switches_bps=tuple(piece.high_bps / PAYLOAD_SHARE for piece in envelope.pieces()[:-1]),
@@ -262,8 +275,8 @@ def _set(link: EmulatedLink, shape: Shape) -> None:
     link.set(up_bps=shape.up_bps, down_bps=shape.down_bps, rtt_s=shape.rtt_s)
 
 
-def _calibrated(link: EmulatedLink, shapes: Sequence[Shape], *, refuses: bool) -> Iterator[tuple[Shape, bool]]:
-    """The shapes that the link can take, each with whether it was within 3 % of its rates."""
+def _calibrated(link: EmulatedLink, shapes: Sequence[Shape], *, refuses: bool) -> Iterator[_Calibrated]:
+    """The links to sweep over; without those that are off where those are refused."""
     for shape in shapes:
         _set(link, shape)
         try:
@@ -271,9 +284,9 @@ def _calibrated(link: EmulatedLink, shapes: Sequence[Shape], *, refuses: bool) -
         except LinkOffTarget as off:
             _say(f"  link {shape}: {off}; {'left out' if refuses else 'its rows say so'}")
             if not refuses:
-                yield shape, False
+                yield _Calibrated(shape, is_calibrated=False)
         else:
-            yield shape, True
+            yield _Calibrated(shape, is_calibrated=True)
 
 
 def _asking(application: Application, agent: str, subject: Subject) -> Asking:
