@@ -11,7 +11,7 @@ import torch
 
 from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.proto import open_inference_pb2 as pb
-from splitnn.transport.base import DEFAULT_LIMITS, Answer, Limits, Request
+from splitnn.transport.base import DEFAULT_LIMITS, Answer, Limits, Request, Timings
 from splitnn.transport.framing import (
     answer_frame,
     read_answer,
@@ -197,6 +197,48 @@ def test_tensors_that_would_fill_the_memory_are_refused_before_they_are_decoded(
     message = pb.ModelInferRequest(model_name="net", inputs=[entry], raw_input_contents=[bytes(16)])
     with pytest.raises(PayloadTooLarge, match="accepted"):
         request_in(message.SerializeToString())
+
+
+def test_what_is_remembered_of_one_request_never_stands_in_for_another() -> None:
+    ones = torch.ones(2, 3)
+    tensors: list[torch.Tensor | int] = [ones, torch.ones(3, 2), ones.half(), ones.T, torch.ones(6), 6, torch.ones(())]
+    choices: list[dict[str, str]] = [{}, {"x": "zstd"}, {"x": "fp16"}]
+    for codecs in choices:
+        for _ in range(2):  # the second time from memory
+            for digest, tensor in enumerate(tensors):
+                if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.half and codecs == {"x": "fp16"}:
+                    continue  # that codec is for wider floats
+                sent = Request(
+                    "net", {"x": tensor}, 0.0, digest=str(digest), codecs=codecs, wanted=("y",) * (digest % 2)
+                )
+                got = request_in(message_of(sent))
+                assert (got.digest, got.wanted) == (sent.digest, sent.wanted)
+                if isinstance(tensor, int):
+                    assert got.tensors["x"] == tensor
+                    continue
+                back = torch.as_tensor(got.tensors["x"])
+                assert got.codecs == codecs
+                assert (back.shape, back.dtype, back.stride()) == (tensor.shape, tensor.dtype, tensor.stride())
+
+
+def test_timings_come_back_and_no_other_parameter_is_lost_beside_them() -> None:
+    answer = Answer(
+        {"y": torch.zeros(1)}, timings=Timings(queue_s=0.25, compute_s=0.5), parameters={"degraded": "link"}
+    )
+    clock = iter((2.0, 2.125)).__next__
+    frame = answer_frame(answer, Request("net", {}, 0.0), message_id="", arrived_s=1.0, decode_s=0.0625, clock=clock)
+    message = b"".join(frame.parts)
+    parsed = pb.ModelInferResponse.FromString(message)
+    assert {name: value.double_param for name, value in parsed.parameters.items() if name != "degraded"} == {
+        "splitnn_decode_s": 0.0625,
+        "splitnn_queue_s": 0.25,
+        "splitnn_compute_s": 0.5,
+        "splitnn_encode_s": 0.125,
+        "splitnn_total_s": 1.125,
+    }
+    back = read_answer(receive_answer(message), limits=DEFAULT_LIMITS)
+    assert back.timings == Timings(0.0625, 0.25, 0.5, 0.125, 1.125)
+    assert back.parameters == {"degraded": "link"}
 
 
 def test_a_tensor_that_comes_twice_is_refused() -> None:

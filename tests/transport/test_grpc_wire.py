@@ -516,3 +516,21 @@ def test_a_port_in_use_is_a_clear_error() -> None:
             await second.stop(None)
 
     asyncio.run(main())
+
+
+def test_a_stream_serves_at_most_64_requests_at_once_and_answers_all_of_them() -> None:
+    async def test(service: Doubler, transport: GrpcTransport) -> None:
+        stuck = [asyncio.create_task(transport.infer(request("stuck", request_id=f"s{i}"))) for i in range(63)]
+        answers = [transport.infer(request(request_id=f"r{i}", x=torch.full((2,), float(i)))) for i in range(20)]
+        for i, answer in enumerate(await asyncio.gather(*answers)):
+            assert torch.equal(torch.as_tensor(answer.tensors["x"]), torch.full((2,), 2.0 * i))
+        waits = [asyncio.create_task(transport.infer(request("stuck", request_id=f"w{i}"))) for i in range(3)]
+        late = asyncio.create_task(transport.infer(request(request_id="late", within_s=0.3)))  # sent after them
+        with pytest.raises(errors.DeadlineExceeded):
+            await late
+        assert "late" not in {seen.request_id for seen in service.seen}
+        for task in (*stuck, *waits):
+            task.cancel()
+        await asyncio.gather(*stuck, *waits, return_exceptions=True)
+
+    run(test, call="stream")
