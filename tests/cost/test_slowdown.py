@@ -15,6 +15,14 @@ def test_factor_is_the_median_ratio_and_one_before_the_first() -> None:
     assert estimator.factor == pytest.approx(3.0)
 
 
+def test_long_runs_tell_more_than_short_ones() -> None:
+    estimator = SlowdownEstimator()
+    for _ in range(4):
+        estimator.observe(0.0002, profiled_s=0.002)  # within one slice of a quota, at full speed
+        estimator.observe(0.22, profiled_s=0.2)
+    assert estimator.factor == pytest.approx(1.1)
+
+
 def test_load_that_goes_away_is_forgotten() -> None:
     estimator = SlowdownEstimator()
     for seconds in [0.05] * 9 + [0.01] * 5:
