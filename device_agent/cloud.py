@@ -33,6 +33,7 @@ from splitnn.transport.base import Answer, Clock, Description, HostReport, Probe
 
 _log = logging.getLogger(__name__)
 _LEAST_SLOWDOWN, _MOST_SLOWDOWN = 0.01, 1000.0  # what may be believed
+_REPORT_SHARE = 100  # requests wait behind a report: 100 kB at 0.13 Mbit/s hold the link for 6 s
 
 
 class Control(Protocol):
@@ -52,7 +53,7 @@ class Rhythm:
     steady_s: float = 10.0  # up for so long, a cloud is trusted like a new one
     ping_every_s: float = 2.0
     ping_timeout_s: float = 1.5
-    report_every_s: float = 30.0  # a report is as long as a profile,
+    report_every_s: float = 30.0  # a report is as long as a profile, and may have a hundredth of a slow link's time,
     measuring_every_s: float = 2.0  # unless the cloud is still measuring one
     report_timeout_s: float = 20.0
     stale_s: float = 5.0  # no transfer told the rate for so long: probe
@@ -91,6 +92,7 @@ class Cloud:
         self._is_verified = False  # it serves this very model
         self._must_probe = False  # before it is used again
         self._found_s = self._reported_s = clock()
+        self._report_took_s = 0.0
         self._retry_s = rhythm.first_retry_s
         self._not_before_s = clock()  # the next attempt to find it
         self._busy_until_s = clock()
@@ -222,6 +224,7 @@ class Cloud:
                 self._tell()
             is_measuring = self.report is None or self.report.profile is None
             every_s = self._rhythm.measuring_every_s if is_measuring else self._rhythm.report_every_s
+            every_s = max(every_s, self._report_took_s * _REPORT_SHARE)
             if self._clock() - self._reported_s > every_s:
                 await self._ask_report()
                 self._tell()
@@ -238,8 +241,10 @@ class Cloud:
             self.estimator.observe_round_trip(probe.elapsed_s)
 
     async def _ask_report(self) -> None:
+        asked_s = self._clock()
         report = await self._control.get_profile(self._name, timeout_s=self._rhythm.report_timeout_s)
         self._reported_s = self._clock()
+        self._report_took_s = self._reported_s - asked_s
         if report.profile is not None:
             try:
                 report.profile.check_fits(self._graph, self._digest)
