@@ -31,11 +31,12 @@ class Asking(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """One way over one link: what was predicted, and every request in the order of the rounds."""
+    """One way over one link: what was predicted, and its requests in the order of the rounds."""
 
     plan: Plan  # priced by the profile and the stated link, before anything was observed
     roles: tuple[str, ...]
-    requests: tuple[dict[str, Any], ...]
+    requests: tuple[dict[str, Any], ...]  # those that went this way
+    degraded: tuple[dict[str, Any], ...] = ()  # those that the agent finished without the cloud, against the plan
     failures: tuple[str, ...] = ()
 
     def number(self, name: str) -> float:
@@ -58,9 +59,9 @@ class Measured:
         return ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
 
     @property
-    def degraded(self) -> int:
-        """Requests that the agent finished without the cloud, which should have had a part."""
-        return sum("degraded" in request for request in self.requests)
+    def seen_s(self) -> float:
+        """Median seconds that the application waited, without that search."""
+        return statistics.median(request["seen_s"] - request["choose_s"] for request in self.requests)
 
     def wire_limit_s(self, shape: Shape) -> float:
         """What TCP over this link takes at least for the bytes of the median request: every frame, one round trip."""
@@ -154,7 +155,13 @@ def measure_cell(
             else:
                 requests[way.plan.id].append(answer | {"turn": turn})
             time.sleep(_PAUSE_S)
-    return [Measured(way.plan, way.roles, tuple(requests[way.plan.id]), tuple(failures[way.plan.id])) for way in ways]
+    return [_measured(way, requests[way.plan.id], failures[way.plan.id]) for way in ways]
+
+
+def _measured(way: Way, requests: Sequence[dict[str, Any]], failures: Sequence[str]) -> Measured:
+    carried_out = tuple(request for request in requests if "degraded" not in request)
+    degraded = tuple(request for request in requests if "degraded" in request)
+    return Measured(way.plan, way.roles, carried_out, degraded, tuple(failures))
 
 
 def _settled(ask: Asking, planning: Planning, shape: Shape) -> Plan | None:

@@ -12,6 +12,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from experiments.shape import Shape
 from experiments.sweep_cells import Cell, topology_of
@@ -30,7 +31,8 @@ def draw_model(path: Path, cells: Sequence[Cell], planning: Planning, *, title: 
     for axis, rtt_s in zip(axes[0], round_trips_s, strict=True):
         here = sorted((cell for cell in cells if cell.shape.rtt_s == rtt_s), key=lambda cell: cell.shape.up_bps)
         _panel(axis, here, planning, rtt_s)
-    axes[0][0].set_ylabel("latency, ms")
+    times_ms = [way.p50_s * 1e3 for cell in cells for way in cell.ways if way.requests]
+    axes[0][0].set(ylabel="latency, ms", ylim=(min(times_ms, default=1.0) / 1.5, max(times_ms, default=1e3) * 1.5))
     axes[0][-1].legend(fontsize=7, loc="upper right")
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
@@ -55,9 +57,11 @@ def _panel(axis: Any, cells: Sequence[Cell], planning: Planning, rtt_s: float) -
     for switch_bps in dict.fromkeys(switch for cell in cells for switch in cell.switches_bps):
         if grid[0] <= switch_bps <= grid[-1]:
             axis.axvline(switch_bps / 1e6, color="tab:blue", linewidth=0.6, linestyle=":", zorder=1)
-    lowest = min(y for _, y in (*chosen, *oracle)) if chosen or oracle else 1.0
-    highest = max(way.p50_s for cell in cells for way in cell.ways if way.requests) * 1e3
-    axis.set(xscale="log", yscale="log", xlabel="bandwidth of the link, Mbit/s", ylim=(lowest / 1.5, highest * 1.5))
+    axis.set(xscale="log", yscale="log", xlabel="bandwidth of the link, Mbit/s")
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_formatter("{x:g}")
+        each.set_minor_formatter(NullFormatter())
+    axis.set_xticks([rate / 1e6 for rate in sorted(set(rates))])
     axis.set_title(f"round trip {rtt_s * 1e3:g} ms; dotted: the planner changes plans", fontsize=8)
 
 
