@@ -61,7 +61,7 @@ class Measured:
     @property
     def seen_s(self) -> float:
         """Median seconds that the application waited, without that search."""
-        return statistics.median(request["seen_s"] - request["choose_s"] for request in self.requests)
+        return statistics.median(float(request["seen_s"] - request["choose_s"]) for request in self.requests)
 
     def wire_limit_s(self, shape: Shape) -> float:
         """What TCP over this link takes at least for the bytes of the median request: every frame, one round trip."""
