@@ -38,7 +38,14 @@ class ProfileMismatch(SplitnnError):
 
 
 class InfeasiblePlan(SplitnnError):
-    """No placement obeys the constraints."""
+    """No placement obeys the constraints; ``nearest`` is the plan that exceeds its budgets least, where budgets did it.
+
+    The relative excess of the budget that is exceeded most is what makes a plan near.
+    """
+
+    def __init__(self, message: str, nearest: object = None) -> None:
+        super().__init__(message)
+        self.nearest = nearest
 
 
 class CodecError(SplitnnError):

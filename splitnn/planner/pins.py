@@ -23,6 +23,15 @@ class TierRanges:
         return range(last_kept + 1, first_moved + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The tiers on which one layer may run, and why, as a clause: ``is pinned to 'device'``."""
+
+    lowest: int
+    highest: int
+    why: str
+
+
 def tier_ranges(graph: Graph, pins: Mapping[str, str], hosts: Sequence[str]) -> TierRanges:
     """What the pins (layer to host) leave open: no layer before a pinned one runs later, none after it earlier.
 
@@ -30,32 +39,62 @@ def tier_ranges(graph: Graph, pins: Mapping[str, str], hosts: Sequence[str]) -> 
         InfeasiblePlan: two pins contradict each other.
         ValueError: a pin names an unknown layer or host.
     """
-    last = len(hosts) - 1
-    lowest, highest = [0] * len(graph), [last] * len(graph)
-    if not pins:
-        return TierRanges(lowest, highest)
-    because = [""] * len(graph)  # the pinned layer that raised the lowest tier
+    bounds = []
     for name, host in pins.items():
         if name not in graph.index:
             raise ValueError(f"layer {name!r}, pinned to {host!r}, does not exist in this model")
         if host not in hosts:
             raise ValueError(f"layer {name!r} is pinned to host {host!r}; the topology has {list(hosts)}")
+        tier = hosts.index(host)
+        bounds.append((name, Bound(tier, tier, f"is pinned to {host!r}")))
+    return spread(graph, bounds, hosts)
+
+
+def spread(graph: Graph, bounds: Sequence[tuple[str, Bound]], hosts: Sequence[str]) -> TierRanges:
+    """What bounds on some layers leave to all: no layer runs later than one that reads from it.
+
+    Raises:
+        InfeasiblePlan: two bounds contradict each other.
+    """
+    last = len(hosts) - 1
+    lowest, highest = [0] * len(graph), [last] * len(graph)
+    if not bounds:
+        return TierRanges(lowest, highest)
+    own = _merged(bounds)
+    free = Bound(0, last, "")
+    because = [""] * len(graph)  # the layer that raised the lowest tier
     for position, layer in enumerate(graph.layers):
         for tensor in layer.inputs:
             if tensor in graph.producer:
                 source = graph.index[graph.producer[tensor]]
                 if lowest[source] > lowest[position]:
                     lowest[position], because[position] = lowest[source], because[source]
-        if layer.name in pins:
-            tier = hosts.index(pins[layer.name])
-            if tier < lowest[position]:
-                raise InfeasiblePlan(
-                    f"layer {layer.name!r} is pinned to {hosts[tier]!r}, but it needs {because[position]!r}, which is "
-                    f"pinned to {hosts[lowest[position]]!r}, and data never flows back"
-                )
-            lowest[position], because[position], highest[position] = tier, layer.name, tier
+        bound = own.get(layer.name, free)
+        if bound.highest < lowest[position]:
+            raise InfeasiblePlan(
+                f"layer {layer.name!r} {bound.why}, but it needs {because[position]!r}, which "
+                f"{own[because[position]].why}, and data never flows back"
+            )
+        if bound.lowest > lowest[position]:
+            lowest[position], because[position] = bound.lowest, layer.name
+        highest[position] = bound.highest
     for position in range(len(graph) - 1, -1, -1):
         for tensor in graph.layers[position].outputs:
             for reader in graph.consumers[tensor]:
                 highest[position] = min(highest[position], highest[graph.index[reader]])
     return TierRanges(lowest, highest)
+
+
+def _merged(bounds: Sequence[tuple[str, Bound]]) -> dict[str, Bound]:
+    """One bound a layer."""
+    merged: dict[str, Bound] = {}
+    for name, bound in bounds:
+        known = merged.get(name)
+        if known is not None:
+            bound = Bound(
+                max(known.lowest, bound.lowest), min(known.highest, bound.highest), f"{known.why} and {bound.why}"
+            )
+        if bound.lowest > bound.highest:
+            raise InfeasiblePlan(f"layer {name!r} {bound.why}: no host is left for it")
+        merged[name] = bound
+    return merged

@@ -1,0 +1,86 @@
+"""Budgets as rows of a search, and what to say when no plan keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from splitnn.planner.bounded import Row, minimise
+from splitnn.planner.relaxation import Placement, Task
+
+_ONE = 1 << 120  # the relative use of a budget that is just exceeded
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A limit under the name that a user knows it by; ``unit_scale`` turns the row's whole numbers into ``unit``."""
+
+    name: str  # "the deadline"
+    row: Row
+    unit: str
+    unit_scale: float
+
+    @property
+    def limit(self) -> int:
+        """Of the row, which has one."""
+        return self.row.limit or 0
+
+    def show(self, amount: int) -> str:
+        """An amount as text."""
+        return f"{amount * self.unit_scale:.6g} {self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Feasibility:
+    """A placement that keeps all budgets or, when ``is_within`` is false, exceeds them least.
+
+    The relative excess of the budget that is exceeded most is what counts. ``is_proven``: nothing is nearer.
+    """
+
+    placement: Placement
+    is_within: bool
+    is_proven: bool
+
+
+def nearest_to(task: Task, budgets: Sequence[Budget], *, effort: int) -> Feasibility:
+    """The placement whose most exceeded budget is exceeded least; any that keeps all of them will do."""
+    rows = [_relative(budget.row) for budget in budgets]
+    enough = _ONE - _ONE // (2 * (max(budget.limit for budget in budgets) + 1))
+    found = minimise(task, rows, effort=effort, enough=enough)
+    if found.best is None:
+        raise RuntimeError("defect of the planner: no placement although none of its layers is barred everywhere")
+    is_within = all(budget.row.allows(found.best) for budget in budgets)
+    return Feasibility(found.best, is_within, is_proven=is_within or found.bound > enough)
+
+
+def _relative(row: Row) -> Row:
+    """The same sum, wanted small, such that 2**120 is one step more than the limit."""
+    factor = _ONE // ((row.limit or 0) + 1)
+    return Row(
+        tuple(weight * factor for weight in row.weights),
+        memory=row.memory,
+        memory_weight=factor,
+    )
+
+
+def describe_excess(task: Task, budgets: Sequence[Budget], nearest: Feasibility, *, effort: int) -> str:
+    """Which budgets the nearest placement exceeds and by how much, and which of them no placement keeps at all."""
+    parts = []
+    for budget in budgets:
+        amount = budget.row.of(nearest.placement)
+        if amount <= budget.limit:
+            continue
+        over = f"{amount / budget.limit - 1:.2g} times over" if amount > 10 * budget.limit > 0 else ""
+        if not over and budget.limit:
+            over = f"{100 * (amount / budget.limit - 1):.2g} % over"
+        part = f"{budget.name} of {budget.show(budget.limit)} by {budget.show(amount - budget.limit)}"
+        parts.append(part + (f" ({over})" if over else ""))
+    alone = []
+    for budget in budgets:
+        only = Row(budget.row.weights, memory=budget.row.memory)
+        least = minimise(task, [only], effort=effort)
+        if least.bound > budget.limit:
+            alone.append(f"no plan needs less than {budget.show(least.value)} of {budget.name}")
+    reason = "; ".join(alone) if alone else "each budget alone can be kept, not all together"
+    proof = "" if nearest.is_proven else " (a nearer one, or one that keeps them, was neither found nor ruled out)"
+    return f"no plan keeps the budgets: the nearest one exceeds {' and '.join(parts)}{proof}; {reason}"

@@ -1,0 +1,271 @@
+"""The best plan for any objective under any constraints, with what is proven about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import floor
+
+from splitnn.cost.energy import EnergyPrices
+from splitnn.cost.estimate import Codecs, CostTable, Transfer, check_profiles
+from splitnn.cost.network import Topology
+from splitnn.cost.profile import Profile
+from splitnn.errors import InfeasiblePlan
+from splitnn.graph.graph import Graph
+from splitnn.planner.bounded import Outcome, Row, minimise
+from splitnn.planner.budget import Budget, describe_excess, nearest_to
+from splitnn.planner.constraints import Constraints
+from splitnn.planner.memory import Memory
+from splitnn.planner.meters import Meter, Metering, Tariff
+from splitnn.planner.objective import LATENCY, METER_UNITS, QUANTITIES, Objective, Quantity
+from splitnn.planner.plan import Mode, Plan
+from splitnn.planner.relaxation import Placement, Task
+
+_NO_CONSTRAINTS = Constraints()
+_BARRED_FROM = 1 << 219
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan, what it is worth, and how far it is from the best one at most.
+
+    ``value`` and ``bound`` are in ``objective.unit``: no plan that obeys the constraints is worth less than ``bound``.
+    For throughput that is seconds between two requests.
+    """
+
+    plan: Plan
+    objective: Objective
+    value: float
+    bound: float
+    is_optimal: bool
+    amounts: Mapping[Quantity, float]  # seconds, joules, bytes, money; what has no price is absent
+    peak_bytes: tuple[int, ...]  # of each host, as in ``splitnn.cost.memory``
+    cuts: int  # minimum cuts that it took
+
+    @property
+    def gap(self) -> float:
+        """By which fraction of its value the plan may be improved at most; 0 when it is proven optimal."""
+        return 0.0 if self.is_optimal or self.value <= 0 else max(0.0, 1 - self.bound / self.value)
+
+
+def choose(
+    graph: Graph,
+    profiles: Mapping[str, Profile],
+    topology: Topology,
+    *,
+    objective: Objective = LATENCY,
+    constraints: Constraints = _NO_CONSTRAINTS,
+    codecs: Codecs = ("raw",),
+    mode: Mode = "exact",
+    energy: EnergyPrices | None = None,
+    tariff: Tariff | None = None,
+    effort: int = 1000,
+) -> Choice:
+    """The plan that ``objective`` likes best among those that obey ``constraints``.
+
+    Without budgets and for all but throughput this is one minimum cut, exact. Else it is branch and bound, exact when
+    it ends within ``effort`` minimum cuts; ``Choice.gap`` tells. Of equally good plans the quickest is taken (with
+    throughput, the quickest one found).
+
+    Raises:
+        ProfileMismatch: a host has no profile, or one of another model.
+        InfeasiblePlan: constraints contradict each other, or no plan keeps the budgets; then ``nearest`` is the plan
+            that exceeds them least.
+        ValueError: a constraint names what does not exist, or the objective or a budget lacks its prices.
+    """
+    problem = PricedProblem(
+        graph,
+        profiles,
+        topology,
+        objective=objective,
+        constraints=constraints,
+        codecs=codecs,
+        mode=mode,
+        energy=energy,
+        tariff=tariff,
+    )
+    wanted, scale = problem.wanted()
+    budgets = problem.budgets()
+    limits = [budget.row for budget in budgets]
+    start = None
+    first = problem.cut([sum(column) for column in zip(*(row.weights for row in wanted), strict=True)])
+    if not all(row.allows(first) for row in limits):
+        nearest = nearest_to(problem.task, budgets, effort=effort)
+        if not nearest.is_within:
+            raise InfeasiblePlan(
+                describe_excess(problem.task, budgets, nearest, effort=effort), problem.plan(nearest.placement)
+            )
+        start = nearest.placement
+    found = minimise(problem.task, [*wanted, *limits], start=start, effort=effort)
+    best = found.best
+    if best is None:
+        raise RuntimeError("defect of the planner: the placement within the budgets was lost")
+    if objective.is_throughput:
+        best = problem.quickest(wanted, limits, found, effort=effort // 4)
+    value, bound = found.value // scale, found.bound // scale
+    unit = Fraction(1, 10**9) if objective.is_throughput else Fraction(1, objective.scale)
+    return Choice(
+        plan=problem.plan(best),
+        objective=objective,
+        value=float(value * unit),
+        bound=float(bound * unit),
+        is_optimal=bound >= value,
+        amounts=problem.amounts(best),
+        peak_bytes=tuple(Memory(graph, tier).peak_bytes(best.tiers) for tier in range(len(topology.hosts))),
+        cuts=found.cuts,
+    )
+
+
+class PricedProblem:
+    """All placements of one model that constraints leave, with a meter for each quantity that matters."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        profiles: Mapping[str, Profile],
+        topology: Topology,
+        *,
+        objective: Objective,
+        constraints: Constraints,
+        codecs: Codecs,
+        mode: Mode,
+        energy: EnergyPrices | None,
+        tariff: Tariff | None,
+    ) -> None:
+        self._graph = graph
+        self._model = check_profiles(graph, profiles, topology)
+        self._hosts = [host.name for host in topology.hosts]
+        self._objective = objective
+        self._constraints = constraints
+        self._mode: Mode = mode
+        self._metering = metering = Metering(graph, profiles, topology, codecs=codecs)
+        meters = {"latency": metering.latency(), "bytes": metering.traffic()}
+        if energy is not None:
+            meters["energy"] = metering.energy(energy)
+        if tariff is not None:
+            meters["cost"] = metering.money(tariff)
+        loads = metering.loads() if objective.is_throughput else []
+        meters |= {f"load {number}": meter for number, meter in enumerate(loads)}
+        for host in constraints.memory_bytes:
+            constraints.check_hosts(self._hosts)
+            meters[f"weights {host}"] = metering.weights(self._hosts.index(host))
+        self._names = list(meters)
+        self._longest = _most(meters["latency"])
+        self.task = Task(
+            layout=metering.layout,
+            meters=list(meters.values()),
+            hops=metering.hops,
+            tiers=constraints.tier_ranges(graph, self._hosts),
+            barred=constraints.barred(graph, self._hosts),
+        )
+
+    def wanted(self) -> tuple[list[Row], int]:
+        """The sums to make small, and how many of their steps are one step of the objective; what is below is ties.
+
+        Raises:
+            ValueError: the objective weighs what has no prices.
+        """
+        if self._objective.is_throughput:
+            return [self._row({name: 1}) for name in self._names if name.startswith("load ")], 1
+        factors: dict[str, int] = {**self._objective.factors()}
+        for quantity in factors:
+            if quantity not in self._names:
+                needs = "EnergyPrices of the device" if quantity == "energy" else "a Tariff"
+                raise ValueError(f"the objective weighs {quantity}: that takes {needs}")
+        if set(factors) == {"latency"}:
+            return [self._row(factors)], 1
+        scale = 1 + self._longest
+        weights = {name: factor * scale for name, factor in factors.items()}
+        return [self._row({**weights, "latency": weights.get("latency", 0) + 1})], scale
+
+    def budgets(self) -> list[Budget]:
+        """The limits that the constraints set.
+
+        Raises:
+            ValueError: energy is limited, but has no prices.
+        """
+        limits, found = self._constraints, []
+        if limits.deadline_s is not None:
+            steps = floor(Fraction(repr(float(limits.deadline_s))) * 10**9)
+            found.append(Budget("the deadline", self._row({"latency": 1}, limit=steps), "ms", 1e-6))
+        if limits.max_bytes is not None:
+            found.append(Budget("the traffic", self._row({"bytes": 1}, limit=int(limits.max_bytes)), "bytes", 1))
+        if limits.max_energy_j is not None:
+            if "energy" not in self._names:
+                raise ValueError("the energy is limited: that takes EnergyPrices of the device")
+            steps = floor(Fraction(repr(float(limits.max_energy_j))) * 10**9)
+            found.append(Budget("the energy", self._row({"energy": 1}, limit=steps), "J", 1e-9))
+        for host, budget in limits.memory_bytes.items():
+            memory = Memory(self._graph, self._hosts.index(host))
+            row = self._row({f"weights {host}": 1}, limit=int(budget), memory=memory)
+            found.append(Budget(f"the memory of {host}", row, "bytes", 1))
+        return found
+
+    def cut(self, weights: list[int]) -> Placement:
+        """The placement with the least weighted sum of the meters, whatever the budgets are.
+
+        Raises:
+            InfeasiblePlan: forbidden hosts leave none.
+        """
+        value, placement = self.task.cheapest(weights, self.task.tiers, {})
+        if value >= _BARRED_FROM:
+            layers = [layer for layer, tier in self.task.barred if placement.tiers[layer] == tier]
+            name = self._graph.layers[layers[0]].name
+            raise InfeasiblePlan(f"no host is left for layer {name!r}: where it is forbidden, other constraints put it")
+        return placement
+
+    def quickest(self, wanted: list[Row], limits: list[Row], found: Outcome, *, effort: int) -> Placement:
+        """The quickest placement, as far as ``effort`` goes, that is worth as much as the one that was found."""
+        kept = [replace(row, limit=found.value) for row in wanted]
+        quicker = minimise(self.task, [self._row({"latency": 1}), *kept, *limits], start=found.best, effort=effort)
+        if quicker.best is None:
+            raise RuntimeError("defect of the planner: the placement to start from was lost")
+        return quicker.best
+
+    def amounts(self, placement: Placement) -> dict[Quantity, float]:
+        """What a placement takes of each quantity that has a price."""
+        shown = dict(zip(self._names, placement.amounts, strict=True))
+        return {name: float(shown[name] * METER_UNITS[name]) for name in QUANTITIES if name in shown}
+
+    def plan(self, placement: Placement) -> Plan:
+        """The plan of a placement, priced as ``estimate`` does it."""
+        plan = Plan.priced(
+            self._graph,
+            placement.tiers,
+            table=self._table(placement),
+            model=self._model,
+            hosts=self._hosts,
+            mode=self._mode,
+        )
+        expected = placement.amounts[self._names.index("latency")]
+        if plan.predicted.latency_ns != expected:
+            raise RuntimeError(
+                f"defect of the planner: the meters say {expected} ns, the estimate {plan.predicted.latency_ns} ns"
+            )
+        return plan
+
+    def meter(self, name: str) -> int:
+        """The number of a quantity's meter in the task."""
+        return self._names.index(name)
+
+    def _row(self, weights: Mapping[str, int], *, limit: int | None = None, memory: Memory | None = None) -> Row:
+        return Row(tuple([weights.get(name, 0) for name in self._names]), limit, memory)
+
+    def _table(self, placement: Placement) -> CostTable:
+        """The costs with the codecs of that placement."""
+        metering = self._metering
+        transfers: dict[str, tuple[Transfer, ...]] = {}
+        for number, tensor in enumerate(metering.tensors):
+            transfers[tensor] = tuple(
+                [metering.options[hop][number][placement.choices[hop][number]] for hop in range(metering.hops)]
+            )
+        return replace(metering.table, transfers=transfers)
+
+
+def _most(meter: Meter) -> int:
+    """What no placement exceeds."""
+    return meter.on_device + sum(
+        sum(max(0, step) for step in move) + sum(max(costs) for costs in ways) + use
+        for move, ways, use in zip(meter.move, meter.ways, meter.use, strict=True)
+    )

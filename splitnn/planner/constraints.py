@@ -1,0 +1,114 @@
+"""What a plan has to obey: where layers may run, and budgets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from splitnn.graph.graph import Graph
+from splitnn.planner.pins import Bound, TierRanges, spread
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Everything is optional. The device is the first host.
+
+    ``private`` tensors, and with them all that they are made from, stay on the device: whoever holds what a tensor
+    follows from holds the tensor. ``forbidden`` names operators (``aten.convolution.default`` or ``convolution``) and
+    the hosts that cannot run them. ``memory_bytes`` limits weights and the largest working set of a host, see
+    ``splitnn.cost.memory``; ``max_bytes`` what travels over all hops, both ways.
+
+    Raises:
+        ValueError: a budget below 0, or a deadline that is no time.
+    """
+
+    pins: Mapping[str, str] = field(default_factory=dict)  # layer -> host
+    keep_on_device: Sequence[str] = ()  # layers
+    private: Sequence[str] = ()  # tensors
+    forbidden: Mapping[str, Sequence[str]] = field(default_factory=dict)  # operator -> hosts
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)  # host -> budget
+    max_bytes: int | None = None
+    deadline_s: float | None = None
+    max_energy_j: float | None = None
+
+    def __post_init__(self) -> None:
+        budgets = {
+            **{f"the memory of {host!r}": value for host, value in self.memory_bytes.items()},
+            "the traffic": self.max_bytes,
+            "the deadline": self.deadline_s,
+            "the energy": self.max_energy_j,
+        }
+        for name, value in budgets.items():
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is limited to a finite number, 0 or more, not {value}")
+
+    def check_hosts(self, hosts: Sequence[str]) -> None:
+        """Raises ValueError when a constraint names a host that does not exist."""
+        named = [*self.pins.values(), *self.memory_bytes, *(host for each in self.forbidden.values() for host in each)]
+        for host in named:
+            if host not in hosts:
+                raise ValueError(f"a constraint names host {host!r}; the topology has {list(hosts)}")
+
+    def bounds(self, graph: Graph, hosts: Sequence[str]) -> list[tuple[str, Bound]]:
+        """The tiers that some layers are held to; forbidden hosts in the middle of a chain are in ``barred``.
+
+        Raises:
+            ValueError: a layer, tensor, operator or host does not exist.
+        """
+        self.check_hosts(hosts)
+        device, last = hosts[0], len(hosts) - 1
+        found: list[tuple[str, Bound]] = []
+        for name, host in self.pins.items():
+            tier = hosts.index(host)
+            found.append((_layer(graph, name), Bound(tier, tier, f"is pinned to {host!r}")))
+        for name in self.keep_on_device:
+            found.append((_layer(graph, name), Bound(0, 0, f"is kept on {device!r}")))
+        for tensor in self.private:
+            if tensor not in graph.tensors:
+                raise ValueError(f"no tensor is called {tensor!r} in this model; its inputs are {list(graph.inputs)}")
+            if tensor in graph.producer:
+                found.append((graph.producer[tensor], Bound(0, 0, f"makes the private tensor {tensor!r}")))
+            for reader in graph.consumers[tensor]:
+                found.append((reader, Bound(0, 0, f"reads the private tensor {tensor!r}")))
+        for layer, tiers in self._forbidden_tiers(graph, hosts).items():
+            allowed = [tier for tier in range(last + 1) if tier not in tiers]
+            names = " and ".join(repr(hosts[tier]) for tier in sorted(tiers))
+            op = graph.layer(layer).op
+            lowest, highest = (allowed[0], allowed[-1]) if allowed else (last + 1, -1)
+            found.append((layer, Bound(lowest, highest, f"must not run on {names} ({op} is forbidden there)")))
+        return found
+
+    def tier_ranges(self, graph: Graph, hosts: Sequence[str]) -> TierRanges:
+        """What is left open to each layer.
+
+        Raises:
+            InfeasiblePlan: constraints contradict each other.
+            ValueError: a layer, tensor, operator or host does not exist.
+        """
+        return spread(graph, self.bounds(graph, hosts), hosts)
+
+    def barred(self, graph: Graph, hosts: Sequence[str]) -> frozenset[tuple[int, int]]:
+        """Layers (by position) and tiers between allowed ones where they must not run."""
+        found = set()
+        for layer, tiers in self._forbidden_tiers(graph, hosts).items():
+            allowed = [tier for tier in range(len(hosts)) if tier not in tiers]
+            found |= {(graph.index[layer], tier) for tier in tiers if allowed and allowed[0] < tier < allowed[-1]}
+        return frozenset(found)
+
+    def _forbidden_tiers(self, graph: Graph, hosts: Sequence[str]) -> dict[str, set[int]]:
+        found: dict[str, set[int]] = {}
+        for op, names in self.forbidden.items():
+            layers = [layer.name for layer in graph.layers if op == layer.op or op in layer.op.split(".")[1:2]]
+            if not layers:
+                ops = sorted({layer.op for layer in graph.layers})
+                raise ValueError(f"no layer of this model is a {op!r}; its operators are {', '.join(ops)}")
+            for layer in layers:
+                found.setdefault(layer, set()).update(hosts.index(name) for name in names)
+        return found
+
+
+def _layer(graph: Graph, name: str) -> str:
+    if name not in graph.index:
+        raise ValueError(f"layer {name!r}, which a constraint names, does not exist in this model")
+    return name

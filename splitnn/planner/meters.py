@@ -1,0 +1,169 @@
+"""Additive quantities of a placement, in integers: what each decision bit adds to seconds, joules, bytes or money.
+
+A meter has the form of ``Terms``, but keeps every codec of every tensor apart: which one is best depends on what is
+wanted. Any weighted sum of meters is again a minimum cut, with the best codec of each tensor chosen inside its arc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from splitnn.cost.energy import EnergyPrices
+from splitnn.cost.estimate import Codecs, CostTable, Transfer, codec_options, nanoseconds, tabulate
+from splitnn.cost.network import Topology
+from splitnn.cost.profile import Profile
+from splitnn.graph.graph import Graph
+from splitnn.planner.layout import Layout, layout_of, wired_tensors
+
+Rows = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """What one quantity of a placement consists of: ``on_device`` when nothing moves, and the others as in ``Terms``.
+
+    ``ways[h][t]`` has an entry for each codec of wire t on hop h.
+    """
+
+    on_device: int
+    move: Rows  # hop, layer: for running beyond the hop
+    ways: Sequence[Sequence[Sequence[int]]]  # hop, wire, codec: for crossing
+    use: Sequence[int]  # hop: for using it at all
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """What servers and traffic cost, in any currency."""
+
+    per_server_s: float = 0.0  # a second in which a host beyond the first one computes or codes
+    per_gb: float = 0.0  # 10**9 bytes over any hop, up or down
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.per_server_s < float("inf") and 0 <= self.per_gb < float("inf")):
+            raise ValueError(f"prices are finite and not below 0: {self}")
+
+
+class Metering:
+    """Makes the meters of one model on one topology; hosts and hops by their index."""
+
+    def __init__(
+        self, graph: Graph, profiles: Mapping[str, Profile], topology: Topology, *, codecs: Codecs = ("raw",)
+    ) -> None:
+        self.graph = graph
+        self.table: CostTable = tabulate(graph, profiles, topology, codecs=codecs)
+        self.layout: Layout = layout_of(graph)
+        self.tensors = wired_tensors(graph)
+        self.hops = len(topology.up)
+        self.options: list[list[tuple[Transfer, ...]]] = []  # hop, wire: raw first, then by name
+        for hop in range(self.hops):
+            found = codec_options(graph, hop, profiles=profiles, topology=topology, codecs=codecs)
+            self.options.append([_distinct(found[tensor]) for tensor in self.tensors])
+        self._compute = [self.table.compute_ns[layer.name] for layer in graph.layers]
+
+    def latency(self) -> Meter:
+        """Nanoseconds, exactly those of ``estimate``."""
+        return self._meter(
+            layer=lambda position, tier: self._compute[position][tier],
+            transfer=lambda transfer: transfer.total_ns,
+            download=lambda tensor, hop: self.table.download_ns[tensor][hop],
+            use=self.table.round_trip_ns,
+        )
+
+    def energy(self, prices: EnergyPrices) -> Meter:
+        """Nanojoules of the device."""
+        return self._meter(
+            layer=lambda position, tier: nanoseconds(prices.layer_j(self._compute[position][tier] * 1e-9, tier=tier)),
+            transfer=lambda transfer: nanoseconds(prices.transfer_j(transfer)),
+            download=lambda tensor, hop: nanoseconds(
+                prices.download_j(self._size(tensor), hop=hop, seconds=self.table.download_ns[tensor][hop] * 1e-9)
+            ),
+            use=[
+                nanoseconds(prices.round_trip_j(ns * 1e-9, hop=hop)) for hop, ns in enumerate(self.table.round_trip_ns)
+            ],
+        )
+
+    def traffic(self) -> Meter:
+        """Bytes over all hops, both ways."""
+        return self._meter(
+            transfer=lambda transfer: transfer.size_bytes, download=lambda tensor, hop: self._size(tensor)
+        )
+
+    def money(self, tariff: Tariff) -> Meter:
+        """Billionths of a billionth of the tariff's currency: a nanosecond of a server costs very little."""
+
+        def price(transfer: Transfer) -> int:
+            server_s = transfer.decode_s + (transfer.encode_s if transfer.hop else 0.0)
+            return round((server_s * tariff.per_server_s + transfer.size_bytes * 1e-9 * tariff.per_gb) * 1e18)
+
+        return self._meter(
+            layer=lambda position, tier: round(self._compute[position][tier] * 1e9 * tariff.per_server_s) * bool(tier),
+            transfer=price,
+            download=lambda tensor, hop: round(self._size(tensor) * 1e9 * tariff.per_gb),
+        )
+
+    def loads(self) -> list[Meter]:
+        """Nanoseconds for which a request keeps each resource busy: hosts, then the hops upwards, then downwards."""
+        hops = range(self.hops)
+        return [
+            *(self._host_load(tier) for tier in range(self.hops + 1)),
+            *(self._up_load(hop) for hop in hops),
+            *(self._down_load(hop) for hop in hops),
+        ]
+
+    def _host_load(self, tier: int) -> Meter:
+        def coding(transfer: Transfer) -> int:
+            encode_ns = nanoseconds(transfer.encode_s) if transfer.hop == tier else 0
+            return encode_ns + (nanoseconds(transfer.decode_s) if transfer.hop + 1 == tier else 0)
+
+        return self._meter(layer=lambda position, at: self._compute[position][at] * (at == tier), transfer=coding)
+
+    def _up_load(self, hop: int) -> Meter:
+        return self._meter(transfer=lambda transfer: nanoseconds(transfer.wire_s) * (transfer.hop == hop))
+
+    def _down_load(self, hop: int) -> Meter:
+        return self._meter(download=lambda tensor, at: self.table.download_ns[tensor][at] * (at == hop))
+
+    def weights(self, tier: int) -> Meter:
+        """Bytes of weights on a host, at least: one that several layers share counts where one of them runs.
+
+        That is the first of them on hosts before the last one, and the last of them there.
+        """
+        owner: dict[str, int] = {}
+        for position, layer in enumerate(self.graph.layers):
+            for weight in layer.weights:
+                if weight not in owner or (tier == self.hops and tier):
+                    owner[weight] = position
+        own = [0] * len(self.graph)
+        for weight, position in owner.items():
+            own[position] += self.graph.weight_bytes[weight]
+        return self._meter(layer=lambda position, at: own[position] * (at == tier))
+
+    def _meter(
+        self,
+        *,
+        layer: Callable[[int, int], int] = lambda position, tier: 0,
+        transfer: Callable[[Transfer], int] = lambda transfer: 0,
+        download: Callable[[str, int], int] = lambda tensor, hop: 0,
+        use: Sequence[int] = (),
+    ) -> Meter:
+        index, producer = self.graph.index, self.graph.producer
+        costs = [[layer(position, tier) for tier in range(self.hops + 1)] for position in range(len(self.graph))]
+        move = [[each[hop + 1] - each[hop] for each in costs] for hop in range(self.hops)]
+        for tensor in self.table.download_ns:
+            for hop in range(self.hops):
+                move[hop][index[producer[tensor]]] += download(tensor, hop)
+        return Meter(
+            on_device=sum(each[0] for each in costs),
+            move=move,
+            ways=[[tuple([transfer(each) for each in ways]) for ways in row] for row in self.options],
+            use=use or [0] * self.hops,
+        )
+
+    def _size(self, tensor: str) -> int:
+        return self.graph.tensors[tensor].size_bytes
+
+
+def _distinct(options: Sequence[Transfer]) -> tuple[Transfer, ...]:
+    """Each codec once, raw first and then by name, so that of equals raw is taken."""
+    return tuple(sorted(dict.fromkeys(options), key=lambda option: (option.codec != "raw", option.codec)))
