@@ -60,6 +60,8 @@ class FakeCloud:
         self.asked = 0
         self.cancelled = 0
         self.probed_bytes = 0
+        self.reports = 0
+        self.report_s = 0.0  # a report takes so much longer than other news
         self._link = asyncio.Lock()  # requests share it
         self.set_link(link)
 
@@ -107,6 +109,8 @@ class FakeCloud:
 
     async def get_profile(self, name: str, *, timeout_s: float) -> HostReport:
         await self._control(timeout_s)
+        await asyncio.sleep(self.report_s)
+        self.reports += 1
         return HostReport(self.profile, slowdown=self.slowdown)
 
     async def close(self) -> None:

@@ -493,3 +493,16 @@ def test_an_impossible_deadline_is_an_error_and_nothing_else() -> None:
             await w.ask()
 
     virtually(test)
+
+
+def test_reports_have_a_hundredth_of_the_time_at_most() -> None:
+    async def reports_in_ten_minutes(report_s: float) -> int:
+        async with world() as w:
+            await w.until(lambda: w.cloud.is_up)
+            before = w.far.reports
+            w.far.report_s = report_s
+            await asyncio.sleep(600)
+            return w.far.reports - before
+
+    assert run_virtually(reports_in_ten_minutes(0.0)) >= 15
+    assert run_virtually(reports_in_ten_minutes(6.0)) <= 2  # 60 s of the link at every half minute
