@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
-from splitnn.cli import check, models, pack, plan, profile
+from splitnn.cli import check, envelope, explain, models, pack, plan, profile
 from splitnn.errors import SplitnnError
 
 
@@ -24,7 +24,7 @@ class Command(Protocol):
         ...
 
 
-COMMANDS: tuple[Command, ...] = (models, check, pack, profile, plan)
+COMMANDS: tuple[Command, ...] = (models, check, pack, profile, plan, explain, envelope)
 """In the order of the help."""
 
 BAD_INPUT = 2

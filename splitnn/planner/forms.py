@@ -17,6 +17,7 @@ from splitnn.cost.estimate import Codecs, Transfer, check_profiles, codec_option
 from splitnn.cost.network import Link, Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
+from splitnn.planner.chain import ChainCut, every_cut
 from splitnn.planner.pins import tier_ranges
 from splitnn.planner.search import cheapest
 from splitnn.planner.terms import Terms, terms_of
@@ -115,6 +116,10 @@ class FormProblem:
     def allows_local(self) -> bool:
         """Whether the pins let the first host run everything."""
         return not any(self._terms.tiers.lowest)
+
+    def cuts(self) -> list[ChainCut]:
+        """Under today's conditions, for each number of first layers that the first host may run, the best cut."""
+        return every_cut(self._terms)
 
     def solve(self, conditions: Conditions) -> Form:
         """The best placement and codecs; of equals, the one that keeps the most layers on earlier hosts."""

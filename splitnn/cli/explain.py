@@ -1,0 +1,157 @@
+"""``splitnn explain``: why this cut, and what would have to change for another to win."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from splitnn.cli.two_hosts import TwoHosts, add_two_hosts, open_two_hosts
+from splitnn.cost.network import format_rate
+
+if TYPE_CHECKING:
+    from splitnn.cli.weighing import Weighed, Weighing
+
+_DESCRIPTION = """\
+Why a plan was chosen: what it and the plans around it cost, part by part, and for each of those that were not chosen
+the bandwidth, round trip, load of the server or speed of the device from which it would be the best of all plans.
+Thresholds are exact for the profiles given; at the end stands how far these are to be trusted.
+
+  splitnn explain efficientnet_lite0 --device device.json --cloud cloud.json --link 2Mbps/40ms
+  splitnn explain efficientnet_lite0 --device device.json --cloud cloud.json --link 2Mbps/40ms --codecs all --json
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``explain`` to the command line."""
+    parser = subparsers.add_parser(
+        "explain",
+        help="why this cut, and what would have to change for another to win",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_two_hosts(parser)
+    parser.add_argument("--link", metavar="LINK", required=True, help="such as 10Mbps/20ms, or 2Mbps:20Mbps/40ms")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decide, weigh and print."""
+    given = open_two_hosts(args)
+    from splitnn.cli.weighing import weigh
+
+    found = weigh(given)
+    print(json.dumps(_json(found)) if args.json else _report(given, found))
+    return 0
+
+
+def _json(found: Weighing) -> dict[str, Any]:
+    return {
+        "plan": found.plan.to_json(),
+        "chosen": _weighed_json(found.chosen),
+        "interval_s": found.interval_s,
+        "others": [_weighed_json(other) for other in found.others],
+        "codecs": [
+            {
+                "tensor": trial.tensor,
+                "codec": trial.codec,
+                "size_bytes": trial.size_bytes,
+                "more_s": trial.more_s,
+                "allowed": trial.is_allowed,
+            }
+            for trial in found.trials
+        ],
+        "every_codec": None if found.freed is None else _weighed_json(found.freed),
+    }
+
+
+def _weighed_json(weighed: Weighed) -> dict[str, Any]:
+    """Numbers in bit/s, seconds, bytes and factors; stretches ascending."""
+    return {
+        "name": weighed.name,
+        "kind": weighed.kind,
+        "latency_s": weighed.latency_s,
+        "parts": weighed.parts._asdict(),
+        "sent_bytes": weighed.sent_bytes,
+        "codecs": {transfer.tensor: transfer.codec for transfer in weighed.form.transfers},
+        "bytes_to_win": weighed.bytes_to_win,
+        "chance_quicker": weighed.chance,
+        "axes": [
+            {
+                "change": standing.axis.kind,
+                "of": standing.axis.subject,
+                "now": standing.axis.shown(standing.axis.now),
+                "best_of_all": [sorted(map(standing.axis.shown, stretch)) for stretch in standing.wins],
+                "beats_chosen": [sorted(map(standing.axis.shown, stretch)) for stretch in standing.beats],
+                "closest": standing.axis.shown(standing.closest),
+                "behind_there_s": float(standing.behind_ns) * 1e-9,
+            }
+            for standing in weighed.standings
+        ],
+    }
+
+
+def _report(given: TwoHosts, found: Weighing) -> str:
+    from splitnn.cli.thresholds import keeps, wins
+    from splitnn.cli.weighing import SURENESS
+    from splitnn.cli.wording import PART_NAMES, format_bytes, format_seconds
+
+    chosen = found.chosen
+    up, down = given.topology.up[0], given.topology.down[0]
+    rates = format_rate(up.bandwidth_bps)
+    if up.bandwidth_bps != down.bandwidth_bps:
+        rates += f" up, {format_rate(down.bandwidth_bps)} down"
+    round_trip = format_seconds(up.latency_s + down.latency_s)
+    lines = [
+        f"{given.name} ({given.digest[:12]}), {rates}, round trip {round_trip}: plan {found.plan.id}",
+        f"{'ms':>9}{'':9}" + "".join(f"{name:>11}" for name in PART_NAMES),
+    ]
+    for weighed in (chosen, *found.others):
+        more = weighed.latency_s / chosen.latency_s - 1 if chosen.latency_s else 0.0
+        parts = "".join(f"{seconds * 1e3:11.2f}" for seconds in weighed.parts)
+        share = "   chosen" if weighed is chosen else f"{more:+9.1%}"
+        size = f" ({format_bytes(weighed.sent_bytes)})" if weighed.sent_bytes else ""
+        lines.append(f"{weighed.latency_s * 1e3:9.2f}{share}{parts}  {_label(weighed)}{size}")
+    lines.append("this plan stays the best of all")
+    lines += [f"  {text}" for standing in chosen.standings if (text := keeps(standing))] or ["  whatever changes"]
+    lines.append("for another to win, one of these must change")
+    for other in found.others:
+        lines.append(f"  {_label(other)}, now {format_seconds(other.latency_s - chosen.latency_s)} behind")
+        lines += [f"    {text}" for text in wins(other)]
+    if found.trials or found.freed:
+        lines.append("codecs")
+    for trial in found.trials:
+        note = "" if trial.is_allowed else ", not among --codecs"
+        lines.append(
+            f"  {trial.more_s * 1e3:+9.2f} ms  {trial.tensor} as {trial.codec}, {format_bytes(trial.size_bytes)}{note}"
+        )
+    if found.freed is not None:
+        gain = 1 - found.freed.latency_s / chosen.latency_s
+        lines.append(f"  with --codecs all: {found.freed.name}, {format_seconds(found.freed.latency_s)} ({-gain:+.1%})")
+    lines.append("how sure")
+    if found.interval_s is None:
+        return "\n".join([*lines, "  unknown: a profile does not tell its own error"])
+    low, high = map(format_seconds, found.interval_s)
+    errors = ", ".join(
+        f"{host} {_percent(profile.error)} of heads and {_percent(profile.tail_error)} of tails"
+        for host, profile in given.profiles.items()
+    )
+    lines += [
+        f"  {low} to {high} with probability {SURENESS:.0%}, the link taken as known",
+        f"  profiles' own errors (medians): {errors}",
+    ]
+    lines += [
+        f"  {other.chance:6.1%} that it is quicker in truth: {_label(other)}"
+        for other in found.others
+        if other.chance is not None and other.chance >= 0.001
+    ] or ["  no other plan here is quicker in truth with more than 0.1 %"]
+    return "\n".join(lines)
+
+
+def _label(weighed: Weighed) -> str:
+    return f"one block {weighed.kind}: {weighed.name}" if weighed.kind in ("earlier", "later") else weighed.name
+
+
+def _percent(error: float | None) -> str:
+    return "unknown" if error is None else f"{error:.1%}"

@@ -1,0 +1,72 @@
+"""A device, a server and the link between them as options of a command, and what these stand for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from splitnn.cli.sources import MODEL_HELP, open_model, open_profile
+from splitnn.cost.network import Topology
+from splitnn.cost.profile import Profile
+
+if TYPE_CHECKING:
+    from splitnn.graph.graph import Graph
+    from splitnn.planner.plan import Mode
+
+DEVICE, CLOUD = "device", "cloud"
+
+
+@dataclass(frozen=True, slots=True)
+class TwoHosts:
+    """A model, where it may run, and how its tensors may travel."""
+
+    name: str  # of the model, as the user gave it
+    digest: str
+    graph: Graph
+    profiles: Mapping[str, Profile]
+    topology: Topology
+    codecs: tuple[str, ...]
+    mode: Mode
+
+
+def add_two_hosts(parser: Any) -> None:
+    """Add the options that ``open_two_hosts`` reads, but for ``--link``."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--device", metavar="FILE", required=True, help="profile of the device")
+    parser.add_argument("--cloud", metavar="FILE", required=True, help="profile of the server")
+    parser.add_argument(
+        "--codecs", metavar="NAMES", default="lossless",
+        help="codecs that tensors may travel in, comma-separated (raw,int8), all, or lossless (default)",
+    )  # fmt: skip
+
+
+def open_two_hosts(args: argparse.Namespace) -> TwoHosts:
+    """What the options name.
+
+    Raises:
+        OSError, ValueError, SplitnnError: a file, link, codec or model that is none, or a profile of another model.
+    """
+    topology = Topology.chain([DEVICE, CLOUD], [args.link])
+    codecs, mode = chosen_codecs(args.codecs)
+    profiles = {DEVICE: open_profile(args.device), CLOUD: open_profile(args.cloud)}
+    model = open_model(args.model)
+    for found in profiles.values():
+        found.check_fits(model.graph, model.digest)
+    return TwoHosts(args.model, model.digest, model.graph, profiles, topology, codecs, mode)
+
+
+def chosen_codecs(names: str) -> tuple[tuple[str, ...], Mode]:
+    """The allowed codecs, and what they leave of equality.
+
+    Raises:
+        ValueError: a name that no codec has.
+    """
+    from splitnn.transport.codec import CODECS, codec
+
+    if names in ("all", "lossless"):
+        chosen = tuple(each for each in CODECS.values() if names == "all" or each.lossless)
+    else:
+        chosen = tuple(codec(name) for name in names.split(","))
+    return tuple(each.name for each in chosen), "exact" if all(each.lossless for each in chosen) else "fast"
