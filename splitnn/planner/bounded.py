@@ -150,7 +150,8 @@ class _Search:
             if value >= _BARRED_FROM:
                 return None
             self._consider(placement)
-            if placement not in node.seen:
+            is_new = placement not in node.seen
+            if is_new:
                 node.seen.append(placement)
                 del node.seen[:-_SEEN_AT_MOST]
             bound = self._lagrange(factors, value, node)
@@ -158,17 +159,16 @@ class _Search:
                 return None
             if bound >= node.bound:
                 node.bound, node.factors = bound, factors
-            mixture = [(1.0, placement)]
             if self._is_settled(node.bound) or self._cuts >= self._effort or self._is_enough():
                 break
-            if len(self._rows) == 1 or self._best is None:
+            if len(self._rows) == 1 or self._best is None or (mixture and not is_new):
                 break
             weights, shares, earned = self._play(node)
             mixture = [(share, each) for share, each in zip(shares, node.seen, strict=True) if share > 1e-9]
-            if earned <= 1e-12:
-                break
+            if earned <= 1e-12 and node.number:
+                break  # no weights rule this part out; the root goes on, for its bound is everybody's
             factors = weights
-        return mixture
+        return mixture or [(1.0, placement)]
 
     def _cut(self, factors: Sequence[int], node: _Node) -> tuple[int, Placement]:
         weights = [

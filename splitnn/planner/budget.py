@@ -70,9 +70,7 @@ def describe_excess(task: Task, budgets: Sequence[Budget], nearest: Feasibility,
         amount = budget.row.of(nearest.placement)
         if amount <= budget.limit:
             continue
-        over = f"{amount / budget.limit - 1:.2g} times over" if amount > 10 * budget.limit > 0 else ""
-        if not over and budget.limit:
-            over = f"{100 * (amount / budget.limit - 1):.2g} % over"
+        over = f"{amount / budget.limit - 1:.1%} over" if budget.limit else ""
         part = f"{budget.name} of {budget.show(budget.limit)} by {budget.show(amount - budget.limit)}"
         parts.append(part + (f" ({over})" if over else ""))
     alone = []
@@ -81,6 +79,8 @@ def describe_excess(task: Task, budgets: Sequence[Budget], nearest: Feasibility,
         least = minimise(task, [only], effort=effort)
         if least.bound > budget.limit:
             alone.append(f"no plan needs less than {budget.show(least.value)} of {budget.name}")
-    reason = "; ".join(alone) if alone else "each budget alone can be kept, not all together"
-    proof = "" if nearest.is_proven else " (a nearer one, or one that keeps them, was neither found nor ruled out)"
-    return f"no plan keeps the budgets: the nearest one exceeds {' and '.join(parts)}{proof}; {reason}"
+    reason = "; ".join(alone) if alone else "each budget alone can be kept"
+    excess = f"the nearest one exceeds {' and '.join(parts)}"
+    if not nearest.is_proven:
+        return f"found no plan that keeps the budgets, and ruled none out: {excess}; {reason}"
+    return f"no plan keeps the budgets: {excess}; {reason}"

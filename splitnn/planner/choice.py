@@ -151,7 +151,6 @@ class PricedProblem:
             constraints.check_hosts(self._hosts)
             meters[f"weights {host}"] = metering.weights(self._hosts.index(host))
         self._names = list(meters)
-        self._longest = _most(meters["latency"])
         self.task = Task(
             layout=metering.layout,
             meters=list(meters.values()),
@@ -168,16 +167,17 @@ class PricedProblem:
         """
         if self._objective.is_throughput:
             return [self._row({name: 1}) for name in self._names if name.startswith("load ")], 1
-        factors: dict[str, int] = {**self._objective.factors()}
+        factors = {str(quantity): factor for quantity, factor in self._objective.factors().items()}
         for quantity in factors:
             if quantity not in self._names:
                 needs = "EnergyPrices of the device" if quantity == "energy" else "a Tariff"
                 raise ValueError(f"the objective weighs {quantity}: that takes {needs}")
         if set(factors) == {"latency"}:
             return [self._row(factors)], 1
-        scale = 1 + self._longest
+        scale = 1 + self.most("latency")
         weights = {name: factor * scale for name, factor in factors.items()}
-        return [self._row({**weights, "latency": weights.get("latency", 0) + 1})], scale
+        weights["latency"] = weights.get("latency", 0) + 1
+        return [self._row(weights)], scale
 
     def budgets(self) -> list[Budget]:
         """The limits that the constraints set.
@@ -248,6 +248,10 @@ class PricedProblem:
     def meter(self, name: str) -> int:
         """The number of a quantity's meter in the task."""
         return self._names.index(name)
+
+    def most(self, name: str) -> int:
+        """What no placement exceeds of a quantity, in steps of its meter."""
+        return _most(self.task.meters[self.meter(name)])
 
     def _row(self, weights: Mapping[str, int], *, limit: int | None = None, memory: Memory | None = None) -> Row:
         return Row(tuple([weights.get(name, 0) for name in self._names]), limit, memory)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from splitnn.cost.energy import EnergyPrices
 from splitnn.cost.estimate import Codecs, check_profiles, tabulate
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
+from splitnn.planner.choice import choose
+from splitnn.planner.constraints import Constraints
+from splitnn.planner.meters import Tariff
+from splitnn.planner.objective import LATENCY, Objective
 from splitnn.planner.pins import tier_ranges
 from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.search import cheapest
@@ -22,16 +28,34 @@ def plan(
     codecs: Codecs = ("raw",),
     mode: Mode = "exact",
     pins: Mapping[str, str] | None = None,
+    objective: Objective = LATENCY,
+    constraints: Constraints | None = None,
+    energy: EnergyPrices | None = None,
+    tariff: Tariff | None = None,
 ) -> Plan:
     """The plan with the lowest latency; of equally good ones, the one that keeps the most layers on earlier hosts.
 
-    ``pins`` names the host of layers whose place is not for the planner to choose.
+    ``pins`` names the host of layers whose place is not for the planner to choose. Another objective, or constraints,
+    are the work of ``splitnn.planner.choice.choose``, which also says how much is proven.
 
     Raises:
         ProfileMismatch: a host has no profile, or one of another model.
-        InfeasiblePlan: the pins contradict each other.
-        ValueError: a pin names an unknown layer or host.
+        InfeasiblePlan: the pins or constraints contradict each other, or no plan keeps the budgets.
+        ValueError: a pin or constraint names what does not exist, or the objective lacks its prices.
     """
+    if objective is not LATENCY or constraints is not None:
+        given = constraints or Constraints()
+        return choose(
+            graph,
+            profiles,
+            topology,
+            objective=objective,
+            constraints=replace(given, pins={**given.pins, **(pins or {})}),
+            codecs=codecs,
+            mode=mode,
+            energy=energy,
+            tariff=tariff,
+        ).plan
     hosts = [host.name for host in topology.hosts]
     table = tabulate(graph, profiles, topology, codecs=codecs)
     terms = terms_of(graph, table, tier_ranges(graph, pins or {}, hosts))
