@@ -114,15 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"results in {folder}"
     )
     with tempfile.TemporaryDirectory(prefix="splitnn-sweep-") as scratch, contextlib.ExitStack() as stack:
-        sweep = Sweep(setup, folder, Path(scratch), stack)
-        cells = sweep.run()
-    figures = headline(cells)
-    lines = summary_lines(cells, figures)
-    _say("\n" + "\n".join(lines))
-    (folder / "summary.txt").write_text("\n".join(lines) + "\n")
-    report = {"about": sweep.about, "setup": vars(setup) | {"methods": list(setup.methods)}, "headline": figures}
-    for path in {folder / "summary.json", options.json or folder / "summary.json"}:
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        cells = Sweep(setup, folder, Path(scratch), stack).run()
+    _say("\n" + (folder / "summary.txt").read_text())
+    if options.json is not None:
+        options.json.write_text((folder / "summary.json").read_text())
     return 0 if any(cell.chosen for cell in cells) else 1
 
 
@@ -176,10 +171,18 @@ class Sweep:
                 _say(f"left out: {missing}")
                 continue
             cells += self._run_model(subject, number)
-            rows = rows_of(cells, self.about)
-            write_csv(self._folder / "rows.csv", rows)
-            write_csv(self._folder / "requests.csv", requests_of(cells))
+            self._write(cells)
+        self._write(cells)
         return cells
+
+    def _write(self, cells: Sequence[Cell]) -> None:
+        """Everything that is known so far, so that an interrupted sweep leaves what it measured."""
+        write_csv(self._folder / "rows.csv", rows_of(cells, self.about))
+        write_csv(self._folder / "requests.csv", requests_of(cells))
+        figures = headline(cells)
+        (self._folder / "summary.txt").write_text("\n".join(summary_lines(cells, figures)) + "\n")
+        report = {"about": self.about, "setup": vars(self._setup), "headline": figures}
+        (self._folder / "summary.json").write_text(json.dumps(report, indent=1) + "\n")
 
     def _run_model(self, subject: Subject, number: int) -> list[Cell]:
         error = "" if subject.profile.error is None else f", heads {subject.profile.error:.1%} off"
