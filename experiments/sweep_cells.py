@@ -20,7 +20,6 @@ _FIND_CLOUD_S = 60.0
 _SLOW_S = 4.0  # predicted; a slower way is not worth a request that only warms it up
 _SETTLED = 3  # requests of the agent's own choice that follow one plan
 _MOST_SETTLING = 8
-_PAUSE_S = 0.03  # between two requests: what the agent does behind an answer is not the next request's
 
 
 class Asking(Protocol):
@@ -132,16 +131,18 @@ def measure_cell(
     rounds: int,
     way_s: float,
     chance: random.Random,
+    pause_s: float = 0.03,
 ) -> list[Measured]:
     """Warm every way up, see what the agent chooses by itself, then measure all in turns.
 
     A way gets ``rounds`` requests, or as many as fit into about ``way_s`` seconds, at least one. The agent's choice is
-    a way like the others, so that a choice that equals another way is not compared with itself.
+    a way like the others, so that a choice that equals another way is not compared with itself. After each request
+    there is a pause: what the agent does behind an answer is not the next request's.
     """
     for way in ways:
         if way.plan.predicted.latency_s < _SLOW_S:
             ask(str(way.plan), turn=0, deadline_s=_DEADLINE_S)
-    ways = _with_choice(ways, _settled(ask, planning, shape))
+    ways = _with_choice(ways, _settled(ask, planning, shape, pause_s=3 * pause_s))
     turns = {way.plan.id: _turns(way, rounds=rounds, way_s=way_s) for way in ways}
     requests: dict[str, list[dict[str, Any]]] = {way.plan.id: [] for way in ways}
     failures: dict[str, list[str]] = {way.plan.id: [] for way in ways}
@@ -154,7 +155,7 @@ def measure_cell(
                 failures[way.plan.id].append(answer["failed"])
             else:
                 requests[way.plan.id].append(answer | {"turn": turn})
-            time.sleep(_PAUSE_S)
+            time.sleep(pause_s)
     return [_measured(way, requests[way.plan.id], failures[way.plan.id]) for way in ways]
 
 
@@ -164,12 +165,12 @@ def _measured(way: Way, requests: Sequence[dict[str, Any]], failures: Sequence[s
     return Measured(way.plan, way.roles, carried_out, degraded, tuple(failures))
 
 
-def _settled(ask: Asking, planning: Planning, shape: Shape) -> Plan | None:
+def _settled(ask: Asking, planning: Planning, shape: Shape, *, pause_s: float) -> Plan | None:
     """The agent's own choice, once several requests have followed one plan."""
     last, same = "", 0
     for _ in range(_MOST_SETTLING):
         answer = ask("auto", turn=0, deadline_s=_DEADLINE_S)
-        time.sleep(_PAUSE_S * 3)
+        time.sleep(pause_s)
         if "failed" in answer:
             continue
         line = str(answer["plan"])

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 
 from experiments.shape import METHODS, Method, Shape
-from experiments.sweep_cells import Cell, Measured, topology_of
+from experiments.sweep_cells import Cell, Measured, measure_cell, topology_of
 from experiments.sweep_report import cross_fitted_regret, headline, overhead_s, rows_of, summary_lines, write_csv
-from experiments.sweep_ways import AGENT, COMPRESSED, DEVICE, NEUROSURGEON, Planning, ways_over
+from experiments.sweep_ways import AGENT, COMPRESSED, DEVICE, NEUROSURGEON, Planning, Way, ways_over
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
 from splitnn.planner.envelope import compute_envelope
@@ -133,6 +134,39 @@ def test_a_way_that_was_never_measured_keeps_its_row(tmp_path: Path) -> None:
     assert [row["p50_s"] for row in rows] == ["1.0", ""]
     assert {row["commit"] for row in rows} == {"abc"}
     assert any("regret_mean" in line for line in summary_lines(cells, headline(cells)))
+
+
+class FakeAgent:
+    """Takes as long as predicted; by itself it sends the photo as JPEG. Gives up on plans that send it as PNG."""
+
+    def __init__(self, planning: Planning) -> None:
+        self.planning = planning
+        self.asked: list[str] = []
+
+    def __call__(self, plan: str, *, turn: int, deadline_s: float) -> dict[str, Any]:
+        self.asked.append(plan)
+        line = str(ways(self.planning)[COMPRESSED]) if plan == "auto" else plan
+        seconds = Plan.parse(line, self.planning.graph).predicted.latency_s
+        answer = {"plan": line, "total_s": seconds, "seen_s": seconds, "choose_s": 0.0, "same_label": True}
+        return answer | ({"degraded": "too slow"} if "png" in line else {})
+
+
+def test_the_agents_choice_is_one_of_the_ways_and_all_take_turns() -> None:
+    planning = planning_of(chain(50, 10, 400, 2, 8))
+    agent = FakeAgent(planning)
+    given = [Way(plan, (role,)) for role, plan in ways(planning).items() if role in (DEVICE, COMPRESSED, "cloud png")]
+    slowest_s = max(way.plan.predicted.latency_s for way in given)
+    found = measure_cell(
+        agent, planning, given, LINK, rounds=4, way_s=2.5 * slowest_s, chance=random.Random(1), pause_s=0.0
+    )
+    by_role = {role: way for way in found for role in way.roles}
+    assert by_role[AGENT] is by_role[COMPRESSED]
+    assert agent.asked.count("auto") == 3
+    slowest = max(found, key=lambda way: way.plan.predicted.latency_s)
+    assert len(slowest.requests) + len(slowest.degraded) == 2  # as many as fit into its time
+    assert max(len(way.requests) for way in found) == 4
+    assert not by_role["cloud png"].requests  # what was finished without the cloud says nothing of this way
+    assert by_role["cloud png"].degraded
 
 
 @pytest.mark.slow
