@@ -20,14 +20,13 @@ from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import Answer, Clock, Limits, Parameter, Request, Timings
 from splitnn.transport.layout import Payload
 from splitnn.transport.tensors import EncodedTensor, decode_tensors, described, encode_tensors
-from splitnn.transport.wire import delimiter, take_apart
+from splitnn.transport.wire import MOST_ENTRIES, delimiter, take_apart
 
 RAW_INPUTS, RAW_OUTPUTS = 7, 6  # raw_input_contents, raw_output_contents
 _ID, _TENSORS = 3, 5  # fields of requests and answers alike
 _DOUBLE = struct.Struct("<d")
 _REMEMBERED = 1024  # heads and output lists that stay the same from request to request
 _TIMINGS = tuple(f"splitnn_{stage}_s" for stage in ("decode", "queue", "compute", "encode", "total"))  # as in Timings
-_MOST_TENSORS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +99,12 @@ def answer_frame(
 
 
 def receive_request(message: Payload) -> Received:
-    """Raises CodecError: not a ModelInferRequest."""
+    """Raises CodecError: not a ModelInferRequest; PayloadTooLarge: it has more fields, or larger, than any request."""
     return _receive(message, pb.ModelInferRequest, field=RAW_INPUTS)
 
 
 def receive_answer(message: Payload) -> Received:
-    """Raises CodecError: not a ModelInferResponse."""
+    """Raises what ``receive_request`` raises."""
     return _receive(message, pb.ModelInferResponse, field=RAW_OUTPUTS)
 
 
@@ -125,7 +124,7 @@ def read_request(received: Received, *, limits: Limits, deadline_s: float, reque
         PayloadTooLarge: the tensors would need more memory than the limits allow.
     """
     head = received.head
-    arrived = [described(description) for description in received.descriptions]
+    arrived = described(received.descriptions)
     codecs = {tensor.name: tensor.codec for tensor in arrived if tensor.codec != "raw"}
     wanted = tuple(head.outputs)
     codecs |= {output.name: _codec_of(output) for output in wanted if output.parameters}
@@ -144,7 +143,7 @@ def read_request(received: Received, *, limits: Limits, deadline_s: float, reque
 
 def read_answer(received: Received, *, limits: Limits) -> Answer:
     """The answer of any server of the protocol. Raises CodecError and PayloadTooLarge as ``read_request`` does."""
-    arrived = [described(description) for description in received.descriptions]
+    arrived = described(received.descriptions)
     parameters = received.head.parameters
     stages = [parameters[name].double_param if name in parameters else 0.0 for name in _TIMINGS]
     return Answer(
@@ -158,7 +157,7 @@ def read_answer(received: Received, *, limits: Limits) -> Answer:
 
 def codecs_in(received: Received) -> set[str]:
     """Codecs of the tensors that came. Raises CodecError: a tensor's description cannot be read."""
-    return {described(description).codec for description in received.descriptions}
+    return {tensor.codec for tensor in described(received.descriptions)}
 
 
 def _frame(head: bytes, payloads: list[Payload], tensors: tuple[EncodedTensor, ...], *, field: int) -> Frame:
@@ -232,12 +231,13 @@ def _codec_of(output: Any) -> str:
 
 def _receive(message: Payload, kind: Any, *, field: int) -> Received:
     rest, descriptions, payloads = take_apart(message, _TENSORS, field)
-    if max(len(descriptions), len(payloads)) > _MOST_TENSORS:
-        raise PayloadTooLarge(f"more than {_MOST_TENSORS} tensors in one message")
     try:
-        return Received(kind.FromString(rest), descriptions, payloads, len(message))
+        head = kind.FromString(rest)
     except DecodeError as error:
         raise CodecError(f"not a {kind.DESCRIPTOR.name}: {error}") from error
+    if len(head.parameters) > MOST_ENTRIES or (field == RAW_INPUTS and len(head.outputs) > MOST_ENTRIES):
+        raise PayloadTooLarge(f"more than {MOST_ENTRIES} parameters or outputs in one message")
+    return Received(head, descriptions, payloads, len(message))
 
 
 def _read_parameters(source: Mapping[str, Any], apart: tuple[str, ...]) -> dict[str, Parameter]:

@@ -23,12 +23,14 @@ from splitnn.transport.base import Limits
 from splitnn.transport.codec import CODECS, codec
 from splitnn.transport.contents import dtype_of, typed_contents, wire_datatype
 from splitnn.transport.layout import Layout, Payload, name_of, strides_of
-from splitnn.transport.wire import delimiter
+from splitnn.transport.wire import LONGEST_REST_BYTES, delimiter, take_apart
 
 _INT64 = struct.Struct("<q")
 _TENSORS = 5  # inputs of ModelInferRequest, outputs of ModelInferResponse
 _DESCRIPTIONS = 1024  # remembered in each direction; a model has some hundred tensors
 _LONGEST_REMEMBERED_BYTES = 1024  # of a description that came from outside
+_CONTENTS = 5  # of InferInputTensor and InferOutputTensor: typed contents, which may be as long as any tensor
+_MOST_FIELDS = 64  # of one description: its name, a shape of 32 dimensions that is not packed, some parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +130,26 @@ class Described:
     decoded_bytes: int  # in memory, gaps of the strides included
 
 
-def described(description: memoryview) -> Described:
-    """What an InferInputTensor or InferOutputTensor says. Raises CodecError."""
-    if len(description) > _LONGEST_REMEMBERED_BYTES:
-        return _read_description(bytes(description))
-    return _known_description(bytes(description))
+def described(descriptions: list[memoryview]) -> list[Described]:
+    """What InferInputTensors or InferOutputTensors say; their typed contents are not looked at.
+
+    Raises:
+        CodecError: one is no description of a tensor.
+        PayloadTooLarge: they are longer than descriptions ever are.
+    """
+    found: list[Described] = []
+    read_bytes = 0
+    for description in descriptions:
+        if len(description) <= _LONGEST_REMEMBERED_BYTES:
+            head = bytes(description)
+            found.append(_known_description(head))
+        else:
+            head, _ = take_apart(description, _CONTENTS, most_fields=_MOST_FIELDS)
+            found.append(_read_description(head))
+        read_bytes += len(head)
+        if read_bytes > LONGEST_REST_BYTES:
+            raise PayloadTooLarge(f"the descriptions of the tensors take more than {LONGEST_REST_BYTES} bytes")
+    return found
 
 
 def _read_description(description: bytes) -> Described:

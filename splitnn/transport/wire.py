@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from typing import Any, overload
 
-from splitnn.errors import CodecError
+from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.transport.layout import Payload
 
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+
+MOST_ENTRIES = 4096
+"""Entries of one field that a message may have: tensors, outputs, parameters."""
+MOST_FIELDS = 4 * MOST_ENTRIES
+"""Fields of any kind that a message may have. Two bytes make a field, so that a small message can hold millions."""
+LONGEST_REST_BYTES = 2**20
+"""What may remain of a message without the fields that are taken out of it."""
 
 
 def delimiter(field: int, size_bytes: int) -> bytes:
@@ -22,22 +29,31 @@ def delimiter(field: int, size_bytes: int) -> bytes:
 
 
 @overload
-def take_apart(message: Payload, field: int, /) -> tuple[bytes, list[memoryview]]: ...
+def take_apart(
+    message: Payload, field: int, /, *, most_fields: int = MOST_FIELDS
+) -> tuple[bytes, list[memoryview]]: ...
 @overload
-def take_apart(message: Payload, first: int, second: int, /) -> tuple[bytes, list[memoryview], list[memoryview]]: ...
-def take_apart(message: Payload, /, *fields: int) -> Any:
+def take_apart(
+    message: Payload, first: int, second: int, /, *, most_fields: int = MOST_FIELDS
+) -> tuple[bytes, list[memoryview], list[memoryview]]: ...
+def take_apart(message: Payload, /, *fields: int, most_fields: int = MOST_FIELDS) -> Any:
     """The message without some length-delimited fields, then the entries of each of them as views, in any order of
     fields.
 
     Raises:
         CodecError: not a protobuf message, or truncated.
+        PayloadTooLarge: too many fields, or too large a rest; nothing after the first that is too many is looked at.
     """
     view = memoryview(message)
     size, at, kept_from = len(message), 0, 0
+    left = most_fields
     rest: list[memoryview] = []
     found: dict[int, list[memoryview]] = {field << 3 | _DELIMITED: [] for field in fields}
     while at < size:
         start = at
+        left -= 1
+        if left < 0:
+            raise PayloadTooLarge(f"more than {most_fields} fields in one message")
         tag = message[at]
         at += 1
         if tag > 127:
@@ -53,6 +69,8 @@ def take_apart(message: Payload, /, *fields: int) -> Any:
             if tag in found and end <= size:
                 if kept_from < start:
                     rest.append(view[kept_from:start])
+                if len(found[tag]) == MOST_ENTRIES:
+                    raise PayloadTooLarge(f"more than {MOST_ENTRIES} entries of one field in one message")
                 found[tag].append(view[at:end])
                 kept_from = end
             at = end
@@ -68,6 +86,10 @@ def take_apart(message: Payload, /, *fields: int) -> Any:
         raise CodecError(f"a message of {size} bytes is truncated: its last field ends at byte {at}")
     if kept_from < size:
         rest.append(view[kept_from:])
+    if (rest_bytes := sum(map(len, rest))) > LONGEST_REST_BYTES:
+        raise PayloadTooLarge(
+            f"{rest_bytes} bytes of one message are no tensors; at most {LONGEST_REST_BYTES} are read"
+        )
     return b"".join(rest), *found.values()
 
 
