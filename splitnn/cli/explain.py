@@ -74,6 +74,7 @@ def _weighed_json(weighed: Weighed) -> dict[str, Any]:
         "latency_s": weighed.latency_s,
         "parts": weighed.parts._asdict(),
         "sent_bytes": weighed.sent_bytes,
+        "tiers": list(weighed.form.tiers),
         "codecs": {transfer.tensor: transfer.codec for transfer in weighed.form.transfers},
         "bytes_to_win": weighed.bytes_to_win,
         "chance_quicker": weighed.chance,

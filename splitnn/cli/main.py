@@ -37,6 +37,8 @@ a first tour:
   splitnn profile efficientnet_lite0 -o device.json --host device --slowdown 8
   splitnn profile efficientnet_lite0 -o cloud.json --host cloud
   splitnn plan efficientnet_lite0 --device device.json --cloud cloud.json --link 10Mbps/20ms
+  splitnn explain efficientnet_lite0 --device device.json --cloud cloud.json --link 10Mbps/20ms
+  splitnn envelope efficientnet_lite0 --device device.json --cloud cloud.json --html envelope.html
 
 MODEL is a name from the zoo, package.module:factory, or a folder that `splitnn pack` wrote.
 Exit status: 0 all well, 1 the answer is no, 2 bad input (one line on stderr says what).

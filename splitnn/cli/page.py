@@ -75,7 +75,10 @@ def page_data(given: TwoHosts, *, low_bps: float, high_bps: float) -> dict[str, 
         "columns": _columns(given, runs),
         "skips": _skips(graph, runs),
         "plans": [shown(form, name_of(form, graph, blocks)) for form in hull_candidates(problem, bandwidth, load)],
-        "baselines": [shown(form, name) for name, form in _baselines(given)],
+        "baselines": [
+            shown(form, name) | {"allowed": all(transfer.codec in given.codecs for transfer in form.transfers)}
+            for name, form in _baselines(given)
+        ],
     }
 
 

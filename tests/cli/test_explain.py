@@ -1,0 +1,140 @@
+"""``splitnn explain``: every threshold that it states is where the planner changes its mind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from splitnn.cli.main import BAD_INPUT, main
+from splitnn.cli.sources import open_profile
+from splitnn.cost.network import Host, Link, Topology
+from splitnn.graph.model import Model
+from splitnn.planner.min_cut import plan
+from splitnn.planner.plan import Plan
+from tests.cli.two_host_files import MODEL, write_files
+
+HOSTS = ("--device", "device.json", "--cloud", "cloud.json")
+CODECS = ("raw", "int8")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    place = tmp_path_factory.mktemp("explain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(place)
+        patch.chdir(place)
+        yield write_files(place)
+
+
+def explained(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(["explain", MODEL, *HOSTS, *arguments, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def planned(model: Model, axis: dict[str, Any], value: float, *, link: Link) -> Plan:
+    """The planner's answer when one condition has that value."""
+    slowdown = {"device": 1.0, "cloud": 1.0}
+    up = link
+    if axis["change"] == "slowdown":
+        slowdown[axis["of"]] = value
+    elif axis["change"] == "bandwidth":
+        up = Link(value, link.latency_s)
+    else:
+        up = Link(link.bandwidth_bps, value / 2)
+    profiles = {host: open_profile(f"{host}.json") for host in slowdown}
+    topology = Topology(tuple(Host(host, factor) for host, factor in slowdown.items()), (up,), (up,))
+    return plan(model.graph, profiles, topology, codecs=CODECS, mode="fast")
+
+
+@pytest.mark.parametrize(("rate", "trip_s"), [(40e3, 0.02), (400e3, 0.02), (2e6, 0.005), (50e6, 0.1)])
+def test_each_threshold_is_where_the_planner_changes_its_mind(
+    model: Model, capsys: pytest.CaptureFixture[str], rate: float, trip_s: float
+) -> None:
+    link = f"{rate / 1e3}kbps/{trip_s * 1e3}ms"
+    found = explained(capsys, "--link", link, "--codecs", ",".join(CODECS))
+    checked = 0
+    for option in (found["chosen"], *found["others"]):
+        for axis in option["axes"]:
+            for low, high in axis["best_of_all"]:
+                for edge, inwards in ((low, 1.0001), (high, 1 / 1.0001)):
+                    if edge in (0.0, 10.0, 1e3, 1e12, 1e-3):  # of the axis
+                        continue
+                    inside = planned(model, axis, edge * inwards, link=Link(rate, trip_s / 2))
+                    outside = planned(model, axis, edge / inwards, link=Link(rate, trip_s / 2))
+                    assert list(inside.tiers) == option["tiers"] != list(outside.tiers)
+                    checked += 1
+    assert checked > 1
+
+
+def test_parts_add_up_and_the_chosen_plan_is_the_planners(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    found = explained(capsys, "--link", "400kbps/20ms", "--codecs", "raw,int8")
+    axis = {"change": "round trip", "of": "cloud"}
+    best = planned(model, axis, 0.02, link=Link(400e3, 0.01))
+    assert found["plan"]["id"] == best.id
+    assert found["chosen"]["latency_s"] == pytest.approx(best.predicted.latency_s, abs=1e-7)
+    for option in (found["chosen"], *found["others"]):
+        assert sum(option["parts"].values()) == pytest.approx(option["latency_s"], rel=1e-9)
+        assert option["latency_s"] >= found["chosen"]["latency_s"]
+    alone = {tuple(sorted({*option["tiers"]})) for option in (found["chosen"], *found["others"])}
+    assert {(0,), (1,)} <= alone, "no cut at all is always weighed"
+
+
+def test_bytes_to_win_make_the_alternative_as_quick(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    found = explained(capsys, "--link", "400kbps/20ms")
+    options = [option for option in found["others"] if option["bytes_to_win"] is not None]
+    assert options
+    for option in options:
+        saved_s = (option["sent_bytes"] - option["bytes_to_win"]) * 8 / 400e3
+        assert option["latency_s"] - saved_s == pytest.approx(found["chosen"]["latency_s"], rel=1e-9)
+
+
+def test_a_codec_that_is_not_allowed_is_named_with_its_gain(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    found = explained(capsys, "--link", "2Mbps/5ms", "--codecs", "raw")
+    freed = explained(capsys, "--link", "2Mbps/5ms", "--codecs", "all")
+    assert found["every_codec"]["latency_s"] == pytest.approx(freed["chosen"]["latency_s"], abs=1e-8)
+    assert freed["every_codec"] is None
+
+
+def test_report_says_why_what_must_change_and_how_sure(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", MODEL, *HOSTS, "--link", "400kbps/20ms"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("chosen", "stays the best of all", "for another to win", "how sure", "probability 90%", "round trip"):
+        assert words in printed
+
+
+def test_profile_that_does_not_tell_its_error_leaves_the_answer_unsure(
+    model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["explain", MODEL, "--device", "device.json", "--cloud", "unsure.json", "--link", "1Mbps"]
+    assert main(arguments) == 0
+    assert "unknown: a profile does not tell its own error" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["interval_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((*HOSTS, "--link", "0Mbps"), "above 0"),
+        ((*HOSTS, "--link", "1e400Mbps"), "finite"),
+        ((*HOSTS, "--link", "1Mbps/-3ms"), "no time"),
+        ((*HOSTS,), "--link"),
+        ((*HOSTS, "--link", "1Mbps", "--codecs", "mp3"), "mp3"),
+        (("--device", "device.json", "--cloud", "other.json", "--link", "1Mbps"), "is of model"),
+        (("--device", "device.json", "--cloud", "absent.json", "--link", "1Mbps"), "absent.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    model: Model, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    try:
+        status = main(["explain", MODEL, *arguments])
+    except SystemExit as left:  # argparse leaves this way
+        status = int(left.code or 0)
+    printed = capsys.readouterr()
+    assert (status, printed.out, len(printed.err.splitlines())) == (BAD_INPUT, "", 1)
+    assert words in printed.err
