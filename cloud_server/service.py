@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from enum import Enum
 
 from cloud_server.models import Loaded
-from cloud_server.pace import Pace
 from splitnn.cost.profile import Profile
+from splitnn.cost.slowdown import SlowdownEstimator
 from splitnn.errors import (
     DeadlineExceeded,
     PackageError,
@@ -27,6 +28,8 @@ from splitnn.transport.base import Answer, Clock, Description, HostReport, Reque
 
 _log = logging.getLogger(__name__)
 _NAMED_IN_AN_ERROR = 20
+_FRESH_S = 10.0
+"""An observed slowdown is believed for so long: agents that it sent away bring no observation that it is over."""
 
 
 class Phase(Enum):
@@ -97,11 +100,13 @@ class CloudService:
         """Report this profile for the models that it is of."""
         for served in self._all():
             if served.model.digest == profile.model:
-                served.pace = Pace(profile)
+                served.adopt(profile)
 
     def unprofiled(self) -> list[tuple[str, Model]]:
         """Models whose speed nobody has measured, each once, with a name."""
-        unknown = {served.model.digest: (name, served.model) for name, served in self._named() if served.pace is None}
+        unknown = {
+            served.model.digest: (name, served.model) for name, served in self._named() if served.profile is None
+        }
         return list(unknown.values())
 
     def summary(self) -> str:
@@ -118,7 +123,7 @@ class CloudService:
         try:
             if self.phase is not Phase.SERVING:
                 raise Unavailable(self.phase.value)
-            answer = await self._find(request.model, request.version).host.infer(request)
+            answer = await self._find(request.model, request.version, digest=request.digest).host.infer(request)
         except DeadlineExceeded as error:
             _log.info("request %.64r for %.64r: %s", request.request_id, request.model, error)
             raise
@@ -145,19 +150,26 @@ class CloudService:
         """See ``Service``."""
         if self.phase is not Phase.SERVING:
             return False
-        return not model or (model in self._served and version in {"", *self._served[model]})
+        if not model:
+            return True
+        try:
+            self._find(model, version)
+        except UnknownModel:
+            return False
+        return True
 
-    async def report(self, model: str) -> HostReport:
+    async def report(self, model: str, version: str = "") -> HostReport:
         """See ``Reporter``."""
-        pace = self._find(model, "").pace
+        served = self._find(model, version)
         return HostReport(
-            profile=None if pace is None else pace.profile,
+            profile=served.profile,
             queue_length=self._engine.waiting,
-            slowdown=1.0 if pace is None else pace.slowdown,
+            slowdown=served.slowdown,
             utilisation=self._engine.utilisation(),
         )
 
-    def _find(self, model: str, version: str) -> _Served:
+    def _find(self, model: str, version: str, *, digest: str = "") -> _Served:
+        """A version is its number or its digest; without one, the newest that has the digest, else the newest."""
         versions = self._served.get(model)
         if versions is None:
             if self.phase is Phase.LOADING:
@@ -165,11 +177,15 @@ class CloudService:
             names = sorted(self._served)
             more = f" and {len(names) - _NAMED_IN_AN_ERROR} more" if len(names) > _NAMED_IN_AN_ERROR else ""
             raise UnknownModel(f"no model {model[:64]!r} here; there is {', '.join(names[:_NAMED_IN_AN_ERROR])}{more}")
-        if not version:
-            return list(versions.values())[-1]
-        if version not in versions:
-            raise UnknownModel(f"no version {version[:64]!r} of {model!r} here; there is {', '.join(versions)}")
-        return versions[version]
+        if version in versions:
+            return versions[version]
+        newest_first = list(reversed(versions.values()))
+        asked = version or digest
+        found = next((served for served in newest_first if served.model.digest == asked), None)
+        if found is None and version:
+            there = ", ".join(f"{number} ({served.model.digest[:12]})" for number, served in versions.items())
+            raise UnknownModel(f"no version {version[:64]!r} of {model!r} here; there is {there}")
+        return found or newest_first[0]
 
     def _named(self) -> list[tuple[str, _Served]]:
         return [(name, served) for name, versions in self._served.items() for served in versions.values()]
@@ -179,11 +195,14 @@ class CloudService:
 
 
 class _Served:
-    """One version of a model: its host, and its pace once it has a profile."""
+    """One version of a model: its host, its profile once it has one, and how much slower than that it runs now."""
 
     def __init__(self, loaded: Loaded, engine: Engine, *, working_bytes: int, clock: Clock) -> None:
         self.model = loaded.model
-        self.pace = None if loaded.profile is None else Pace(loaded.profile)
+        self.profile = loaded.profile
+        self._clock = clock
+        self._slowdown = SlowdownEstimator(fresh_s=_FRESH_S, clock=clock)
+        self._observing = threading.Lock()  # observed on the engine's thread, asked on the loop's
         self.host = ModelHost(
             loaded.model,
             name=loaded.name,
@@ -194,6 +213,20 @@ class _Served:
             clock=clock,
         )
 
+    @property
+    def slowdown(self) -> float:
+        """Observed seconds over the profile's; 1 while little was observed lately."""
+        with self._observing:
+            return self._slowdown.factor
+
+    def adopt(self, profile: Profile) -> None:
+        """Compare runs with this profile from now on."""
+        with self._observing:
+            self.profile = profile
+            self._slowdown = SlowdownEstimator(fresh_s=_FRESH_S, clock=self._clock)
+
     def _observe(self, stage: Stage, samples: int, seconds: float) -> None:
-        if self.pace is not None and samples == self.model.graph.batch:
-            self.pace.observe(stage.layers, seconds)
+        with self._observing:
+            if self.profile is not None and samples == self.model.graph.batch:
+                profiled_s = sum(self.profile.seconds(layer) for layer in stage.layers)
+                self._slowdown.observe(seconds, profiled_s=profiled_s)

@@ -113,9 +113,9 @@ class Agent:
         """See ``Service``. With or without the cloud."""
         return self._accepts and self._host.is_ready(model, version)
 
-    async def report(self, model: str) -> HostReport:
+    async def report(self, model: str, version: str = "") -> HostReport:
         """See ``Reporter``: the device's own."""
-        await self._host.describe(model)
+        await self._host.describe(model, version)
         slowdown = self._navigator.conditions().topology.hosts[0].slowdown
         return HostReport(self._profile, self._engine.waiting, slowdown, self._engine.utilisation())
 

@@ -41,7 +41,7 @@ class Control(Protocol):
 
     async def get_model(self, name: str, *, version: str = "", timeout_s: float) -> Description: ...
 
-    async def get_profile(self, name: str, *, timeout_s: float) -> HostReport: ...
+    async def get_profile(self, name: str, *, version: str = "", timeout_s: float) -> HostReport: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,9 @@ class Cloud:
         try:
             await self._ping()
             if not self._is_verified:
-                found = await self._control.get_model(self._name, timeout_s=rhythm.report_timeout_s)
+                found = await self._control.get_model(
+                    self._name, version=self._digest, timeout_s=rhythm.report_timeout_s
+                )
                 if found.digest != self._digest:
                     raise DigestMismatch(f"its {self._name!r} is {found.digest[:12]}, here it is {self._digest[:12]}")
                 self._is_verified = True
@@ -242,7 +244,9 @@ class Cloud:
 
     async def _ask_report(self) -> None:
         asked_s = self._clock()
-        report = await self._control.get_profile(self._name, timeout_s=self._rhythm.report_timeout_s)
+        report = await self._control.get_profile(
+            self._name, version=self._digest, timeout_s=self._rhythm.report_timeout_s
+        )
         self._reported_s = self._clock()
         self._report_took_s = self._reported_s - asked_s
         if report.profile is not None:

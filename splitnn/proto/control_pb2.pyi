@@ -27,10 +27,12 @@ class GetModelResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ..., graph_json: _Optional[str] = ...) -> None: ...
 
 class GetProfileRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "version")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class GetProfileResponse(_message.Message):
     __slots__ = ("profile_json", "queue_length", "slowdown", "utilisation")

@@ -98,8 +98,8 @@ class ModelHost:
         return Description(self.name, self.model.digest, self.model.graph, versions=(self.version,))
 
     def is_ready(self, model: str = "", version: str = "") -> bool:
-        """Always, for this model."""
-        return model in ("", self.name) and version in ("", self.version)
+        """Always, for this model; its digest is another name of its version."""
+        return model in ("", self.name) and version in ("", self.version, self.model.digest)
 
     def close(self) -> None:
         """End the engine that this host started."""

@@ -153,7 +153,7 @@ class Service(Protocol):
         ...
 
     async def describe(self, model: str, version: str = "") -> Description:
-        """The model of that name. Raises UnknownModel."""
+        """The model of that name; a version is its number or its digest, "" the newest. Raises UnknownModel."""
         ...
 
     def is_ready(self, model: str = "", version: str = "") -> bool:
@@ -164,6 +164,6 @@ class Service(Protocol):
 class Reporter(Protocol):
     """The part of a host that knows its speed and load; asked by the control service."""
 
-    async def report(self, model: str) -> HostReport:
-        """Profile and load for the model. Raises UnknownModel."""
+    async def report(self, model: str, version: str = "") -> HostReport:
+        """Profile and load for the model; see ``Service.describe``. Raises UnknownModel."""
         ...

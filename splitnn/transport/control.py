@@ -44,14 +44,17 @@ class ControlClient:
         self._clock = clock
 
     async def get_model(self, name: str, *, version: str = "", timeout_s: float) -> Description:
-        """The far side's graph, digest and versions of a model. Raises UnknownModel; CodecError: no such graph."""
+        """The far side's graph, digest and versions of a model; a version is its number or its digest, "" the newest.
+
+        Raises UnknownModel; CodecError: no such graph.
+        """
         answer = await self._call("GetModel", pb.GetModelRequest(name=name, version=version), timeout_s)
         graph = _parsed(answer.graph_json, Graph.from_json)
         return Description(answer.name, answer.digest, graph, tuple(answer.versions))
 
-    async def get_profile(self, name: str, *, timeout_s: float) -> HostReport:
+    async def get_profile(self, name: str, *, version: str = "", timeout_s: float) -> HostReport:
         """The far side's profile of a model and its load. Raises UnknownModel; CodecError: no such profile."""
-        answer = await self._call("GetProfile", pb.GetProfileRequest(name=name), timeout_s)
+        answer = await self._call("GetProfile", pb.GetProfileRequest(name=name, version=version), timeout_s)
         profile = _parsed(answer.profile_json, Profile.from_json) if answer.profile_json else None
         return HostReport(profile, int(answer.queue_length), float(answer.slowdown), float(answer.utilisation))
 
@@ -90,7 +93,7 @@ def add_control(
         return pb.GetModelResponse(name=found.name, digest=found.digest, versions=found.versions, graph_json=text)
 
     async def get_profile(request: Any) -> Any:
-        report = await reporter.report(request.name)
+        report = await reporter.report(request.name, request.version)
         text = "" if report.profile is None else json.dumps(report.profile.to_json(), separators=(",", ":"))
         return pb.GetProfileResponse(
             profile_json=_bounded(text, limits),

@@ -339,7 +339,8 @@ def test_the_report_holds_profile_and_load() -> None:
         assert [name for name, _ in service.unprofiled()] == ["other"]
         await service.infer(request("m", model.example))
         assert (await service.report("m")).slowdown == 1.0  # the first run of a stage tells nothing
-        await service.infer(request("m", model.example))
+        for _ in range(3):
+            await service.infer(request("m", model.example))
         report = await service.report("m")
         assert report.profile == profile
         assert report.slowdown < 1.0  # a millisecond a layer is slow for this model
@@ -348,6 +349,81 @@ def test_the_report_holds_profile_and_load() -> None:
             await service.report("n")
 
     play(scenario, Loaded("m", "1", model), Loaded("other", "1", model_of("tied")))
+
+
+def test_a_slowdown_that_nobody_observes_any_more_is_no_longer_reported() -> None:
+    """Agents that a busy server sent away would otherwise never come back: nothing would ever correct the report."""
+    model = model_of("chain")
+    now_s = 0.0
+    load = 5.0
+
+    def slow(part: Stage, tensors: Mapping[str, Value]) -> dict[str, Value]:
+        nonlocal now_s
+        now_s += load * profile_of(model).layers[part.layers[0]].wall_s * len(part.layers)
+        return part.run(tensors)
+
+    async def scenario(service: CloudService) -> None:
+        nonlocal now_s, load
+        for _ in range(5):
+            await service.infer(request("m", model.example, deadline_s=torch.inf))
+        assert (await service.report("m")).slowdown == pytest.approx(5.0)
+        now_s += 60.0
+        assert (await service.report("m")).slowdown == 1.0
+        load = 2.0
+        for _ in range(3):
+            await service.infer(request("m", model.example, deadline_s=torch.inf))
+        assert (await service.report("m")).slowdown == pytest.approx(2.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("splitnn.runtime.host.run_request", slow)
+        play(scenario, Loaded("m", "1", model, profile_of(model)), clock=lambda: now_s)
+
+
+def test_a_newer_version_takes_nothing_from_those_who_hold_the_older_one() -> None:
+    one, two = model_of("chain"), model_of("residual")
+    profiles = {"1": profile_of(one), "2": profile_of(two)}
+
+    async def scenario(service: CloudService) -> None:
+        assert (await service.infer(request("m", one.example, digest=one.digest))).version == "1"
+        assert (await service.infer(request("m", two.example, digest=two.digest))).version == "2"
+        assert (await service.infer(request("m", one.example, version=one.digest))).version == "1"
+        for number, model in (("1", one), ("2", two)):
+            for name in (number, model.digest):
+                assert (await service.describe("m", name)).digest == model.digest
+                assert (await service.report("m", name)).profile == profiles[number]
+                assert service.is_ready("m", name)
+        assert (await service.report("m")).profile == profiles["2"]
+        with pytest.raises(DigestMismatch, match=r"000000000000.*" + two.digest[:12]):
+            await service.infer(request("m", two.example, digest="0" * 64))
+        with pytest.raises(UnknownModel, match=rf"1 \({one.digest[:12]}\), 2 \({two.digest[:12]}\)"):
+            await service.report("m", "0" * 64)
+        with pytest.raises(DigestMismatch):
+            await service.infer(request("m", one.example, version="2", digest=one.digest))
+
+    play(scenario, Loaded("m", "1", one, profiles["1"]), Loaded("m", "2", two, profiles["2"]))
+
+
+def test_each_model_has_a_slowdown_of_its_own() -> None:
+    quick, slow = model_of("chain"), model_of("residual")
+    now_s = 0.0
+
+    def run_at_two_speeds(part: Stage, tensors: Mapping[str, Value]) -> dict[str, Value]:
+        nonlocal now_s
+        is_slow = set(part.layers) == set(slow.graph.index)
+        now_s += (3e-3 if is_slow else 1e-3) * len(part.layers)
+        return part.run(tensors)
+
+    async def scenario(service: CloudService) -> None:
+        for _ in range(5):
+            await service.infer(request("quick", quick.example, deadline_s=torch.inf))
+            await service.infer(request("slow", slow.example, deadline_s=torch.inf))
+        assert (await service.report("quick")).slowdown == pytest.approx(1.0)
+        assert (await service.report("slow")).slowdown == pytest.approx(3.0)
+
+    loaded = [Loaded(name, "1", model, profile_of(model)) for name, model in (("quick", quick), ("slow", slow))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("splitnn.runtime.host.run_request", run_at_two_speeds)
+        play(scenario, *loaded, clock=lambda: now_s)
 
 
 def test_two_models_of_one_name_and_version_are_refused() -> None:

@@ -107,7 +107,7 @@ class FakeCloud:
         digest = "0" * 64 if self.state == "other model" else self.model.digest
         return Description(name, digest, self.model.graph)
 
-    async def get_profile(self, name: str, *, timeout_s: float) -> HostReport:
+    async def get_profile(self, name: str, *, version: str = "", timeout_s: float) -> HostReport:
         await self._control(timeout_s)
         await asyncio.sleep(self.report_s)
         self.reports += 1

@@ -40,7 +40,7 @@ class Cloud:
     def is_ready(self, model: str = "", version: str = "") -> bool:
         return True
 
-    async def report(self, model: str) -> HostReport:
+    async def report(self, model: str, version: str = "") -> HostReport:
         return HostReport(PROFILE if model == "net" else None, queue_length=3, slowdown=1.5, utilisation=0.25)
 
 
