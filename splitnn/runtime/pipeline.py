@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from splitnn.errors import CodecError, InvalidInput
 from splitnn.graph.model import Model, Value
 from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.engine import Engine
-from splitnn.runtime.inputs import aligned
+from splitnn.runtime.inputs import admit, samples_of
 from splitnn.runtime.stage import Stage, split
 from splitnn.runtime.stages import run_request
 from splitnn.transport.base import Answer, Clock, Request, Transport
@@ -40,7 +41,9 @@ class Pipeline:
 
     ``transports[i]`` leads from here to host i + 1, which serves the model as ``name``; a host without layers is
     never asked. Tensors that a host makes come back here and go on to the next one: what a host does not read never
-    visits it. All stages are compiled here too, so that a request can be finished without the others.
+    visits it. ``Plan.predicted`` prices hops from host to host instead, so that with three hosts and more a request
+    takes longer than predicted: each later hop's tensors pass this host's links too. All stages are compiled here too,
+    so that a request can be finished without the others.
     The transports and a given engine stay their owner's; ``close`` ends an engine of the pipeline's own.
     """
 
@@ -65,6 +68,7 @@ class Pipeline:
             raise ValueError(f"a plan for {len(plan.hosts)} hosts needs a transport a hop, not {len(transports)}")
         self.plan = plan
         self.stages = split(model, plan)
+        self._graph = model.graph
         self._digest = model.digest
         self._outputs = tuple(dict.fromkeys(model.graph.outputs))
         self._inputs = tuple(model.graph.inputs)
@@ -103,7 +107,8 @@ class Pipeline:
         """Let the next host do its part, until ``until_s`` at the latest (an instant; the deadline by default).
 
         Raises:
-            RequestError, TransportError, CodecError: the host did not; ``progress`` is as good as before.
+            RequestError, TransportError, CodecError: the host did not, or answered with other tensors than it was asked
+                for; ``progress`` is as good as before.
         """
         part = self.stages[progress.hosts_done]
         if not part.layers:
@@ -119,7 +124,7 @@ class Pipeline:
             wanted=part.outputs,
         )
         answer = await self._transports[hop].infer(request)
-        made = {name: aligned(v) if isinstance(v, torch.Tensor) else v for name, v in answer.tensors.items()}
+        made = self._checked(part, request.tensors, answer.tensors)
         return self._after(replace(progress, answers=(*progress.answers, answer)), made)
 
     async def finish_here(self, progress: Progress) -> Progress:
@@ -147,7 +152,10 @@ class Pipeline:
             return replace(progress, hosts_done=progress.hosts_done + 1)
         moment = {"request_id": progress.request_id, "host": part.host}
         self._instrument.stage_started(**moment, layers=len(part.layers))
-        executed = await self._engine.run(_call(part, progress.tensors), deadline_s=progress.deadline_s)
+        held_bytes = sum(value.nbytes for value in progress.tensors.values() if isinstance(value, torch.Tensor))
+        executed = await self._engine.run(
+            _call(part, progress.tensors), deadline_s=progress.deadline_s, size_bytes=held_bytes
+        )
         self._instrument.stage_finished(**moment, seconds=executed.compute_s)
         timed = replace(
             progress,
@@ -155,6 +163,25 @@ class Pipeline:
             queue_s=progress.queue_s + executed.queue_s,
         )
         return self._after(timed, executed.result)
+
+    def _checked(self, part: Stage, sent: Mapping[str, Value], came: Mapping[str, Value]) -> dict[str, Value]:
+        """A far host's answer as the graph has these tensors. Raises CodecError: it is something else."""
+        if set(came) != set(part.outputs):
+            names = sorted(set(came) ^ set(part.outputs))[:5]
+            raise CodecError(f"host {part.host!r} answered with other tensors than it was asked for: {names}")
+        try:
+            made = admit(self._graph, came)
+        except InvalidInput as error:
+            raise CodecError(f"the answer of host {part.host!r}: {error}") from error
+        samples = {samples_of(self._graph, of) for of in (self._growing(sent), self._growing(made)) if of}
+        if len(samples) > 1:
+            raise CodecError(f"host {part.host!r} answered for another batch than it was asked for")
+        return made
+
+    def _growing(self, tensors: Mapping[str, Value]) -> dict[str, Value]:
+        """Those that tell the batch."""
+        specs = self._graph.tensors
+        return {name: v for name, v in tensors.items() if any(growth > 0 for growth in specs[name].batch_growth)}
 
     def _after(self, progress: Progress, made: Mapping[str, Value]) -> Progress:
         """One more host is done; tensors that no later host and no caller needs are let go."""

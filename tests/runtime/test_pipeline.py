@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ import torch
 from splitnn.cost.estimate import CostTable, tabulate
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile, Timing
-from splitnn.errors import InvalidInput, Unavailable
+from splitnn.errors import CodecError, InvalidInput, Overloaded, Unavailable
 from splitnn.graph.capture import capture
 from splitnn.graph.model import Model, Value
 from splitnn.planner.plan import Plan
+from splitnn.runtime.engine import Engine, Limits
 from splitnn.runtime.host import ModelHost
 from splitnn.runtime.pipeline import Pipeline
 from splitnn.runtime.stage import stage
@@ -161,6 +163,76 @@ def test_a_request_whose_far_host_fails_can_be_finished_here(seed: int) -> None:
                 progress = await pipeline.finish_here(progress)
             assert_equal(pipeline.outputs(progress), whole(model))
             pipeline.close()
+
+    asyncio.run(test())
+
+
+class Spoilt(Direct):
+    """Answers something else than the host does."""
+
+    def __init__(self, host: ModelHost, spoil: Callable[[str, Value], dict[str, Value]]) -> None:
+        super().__init__(host)
+        self._spoil = spoil
+
+    async def infer(self, request: Request) -> Answer:
+        answer = await super().infer(request)
+        name, value = next(iter(answer.tensors.items()))
+        return replace(answer, tensors={**answer.tensors, name: value} | self._spoil(name, value))
+
+
+class Empty(Direct):
+    async def infer(self, request: Request) -> Answer:
+        return Answer({})
+
+
+def as_tensor(value: Value) -> torch.Tensor:
+    return torch.as_tensor(value)
+
+
+@pytest.mark.parametrize(
+    "far",
+    [
+        Empty,
+        lambda host: Spoilt(host, lambda name, value: {name: as_tensor(value)[..., :1]}),
+        lambda host: Spoilt(host, lambda name, value: {name: as_tensor(value).double()}),
+        lambda host: Spoilt(host, lambda name, value: {name: torch.cat([as_tensor(value)] * 2)}),
+        lambda host: Spoilt(host, lambda name, value: {name: 7}),
+        lambda host: Spoilt(host, lambda name, value: {"another": value}),
+    ],
+    ids=["none", "shape", "dtype", "batch", "kind", "name"],
+)
+def test_an_answer_that_is_not_what_was_asked_for_is_refused_and_the_request_can_be_finished_here(
+    far: Callable[[ModelHost], Direct],
+) -> None:
+    model = model_of("chain")
+    table, names = table_of(model, 2)
+    tiers = [0] + [1] * (len(model.graph) - 1)
+    plan = Plan.priced(model.graph, tiers, table=table, model=model.digest, hosts=names)
+
+    async def test() -> None:
+        host = ModelHost(model)
+        pipeline = Pipeline(model, plan, [far(host)])
+        progress = await pipeline.start(model.example, deadline_s=torch.inf)
+        with pytest.raises(CodecError, match="'h1'"):
+            await pipeline.advance(progress)
+        assert_equal(pipeline.outputs(await pipeline.finish_here(progress)), whole(model))
+        pipeline.close()
+        host.close()
+
+    asyncio.run(test())
+
+
+def test_what_a_request_holds_counts_for_the_engines_limit() -> None:
+    model = model_of("chain")
+    table, names = table_of(model, 1)
+    plan = Plan.priced(model.graph, [0] * len(model.graph), table=table, model=model.digest, hosts=names)
+
+    async def test() -> None:
+        engine = Engine("small", limits=Limits(admitted_bytes=2000))
+        pipeline = Pipeline(model, plan, engine=engine)
+        with pytest.raises(Overloaded):
+            await asyncio.gather(*(pipeline.run(model.example) for _ in range(3)))
+        engine.close()
 
     asyncio.run(test())
 
