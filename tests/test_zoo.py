@@ -202,9 +202,10 @@ def test_reference_that_leads_nowhere_is_an_unknown_model(text: str, message: st
 
 
 @pytest.mark.usefixtures("user_folder")
-def test_error_inside_a_factory_stays_the_users_own() -> None:
-    with pytest.raises(RuntimeError, match="their own mistake"):
+def test_error_inside_a_factory_names_the_users_line_and_keeps_the_cause() -> None:
+    with pytest.raises(UnknownModel, match=r"their_models\.py:\d+: RuntimeError: their own mistake") as caught:
         zoo.resolve("their_models:broken")
+    assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 def test_torchvision_that_fails_for_another_reason_is_not_papered_over(monkeypatch: pytest.MonkeyPatch) -> None:

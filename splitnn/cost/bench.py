@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from splitnn.cost.measure import Reading
-from splitnn.graph.extract import extract, run_nodes
-from splitnn.graph.model import Callee, Model, Value
+from splitnn.graph.code import Callee, run_nodes
+from splitnn.graph.extract import extract
+from splitnn.graph.model import Model, Value
 from splitnn.graph.program import Node
 
 _EMPTY_READINGS = 101
@@ -44,7 +45,8 @@ class ModelBench:
         self._example: dict[str, Value] = {name: value.to(device) for name, value in model.example.items()}
         self._nodes = [node for node in model.program.nodes if node.name not in model.program.constants]
         self._layer_of = _owners(model, self._nodes)
-        self._kept = self._fixed_values()
+        read = {name for node in self._nodes for name in node.reads}
+        self._kept = {name: value for name, value in model.resident_on(device).items() if name in read}
         self._heads: dict[int, tuple[Callee, Sequence[Value]]] = {}
         self._tails: dict[int, tuple[Callee, Sequence[Value]]] = {}
         empty = [self._timed(lambda: None)[1] for _ in range(_EMPTY_READINGS)]
@@ -120,15 +122,6 @@ class ModelBench:
         crossing = graph.crossing(head)
         results = [tensor for tensor in graph.outputs if tensor in made]
         return list(dict.fromkeys([*(t for t in crossing if t in made), *results])), list(crossing)
-
-    def _fixed_values(self) -> dict[str, Any]:
-        """Weights, and what depends on weights only."""
-        weights = {name: value.to(self._device) for name, value in self._model.weights.items()}
-        constants = [node for node in self._model.program.nodes if node.name in self._model.program.constants]
-        with torch.inference_mode():
-            fixed = {node.name: value for node, value in run_nodes(constants, weights, device=self._device)}
-        read = {name for node in self._nodes for name in node.reads}
-        return {name: value for name, value in {**weights, **fixed}.items() if name in read}
 
 
 def _owners(model: Model, nodes: Sequence[Node]) -> dict[str, str]:

@@ -1,19 +1,15 @@
 """A piece of a model as a function: the nodes between the given and the wanted values, and only their weights.
 
-Tensors that cross become arguments and results. What depends on weights only is computed here, once, and kept.
+Tensors that cross become arguments and results. What depends on weights only is computed on every host, never sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch
-from torch import fx
-
-from splitnn.graph.model import Callee, Model
-from splitnn.graph.operators import resolve
-from splitnn.graph.program import Node, Program, Ref, Symbol, rewrite
+from splitnn.graph.code import Callee, Code
+from splitnn.graph.model import Model
+from splitnn.graph.program import Ref
 
 
 def extract(model: Model, given: Sequence[str], wanted: Sequence[str], *, device: str = "cpu") -> Callee:
@@ -24,131 +20,16 @@ def extract(model: Model, given: Sequence[str], wanted: Sequence[str], *, device
     """
     nodes = model.program.needed(given, wanted)
     live = [node for node in nodes if node.name not in model.program.constants]
-    kept = {name for node in live for name in node.reads} | set(wanted)
-    module = _Piece()
-    with torch.inference_mode():
-        fixed = _constants(model, [node for node in nodes if node.name in model.program.constants], device)
-    for name, value in _kept(model, kept - set(given), device).items():
-        module.keep(name, value)
-    for name in kept & fixed.keys():
-        module.keep(name, fixed[name])
-    module.graph_of(live, given, tuple(Ref(name) for name in wanted), device)
-    return module.compiled()
+    reads = {name for node in live for name in node.reads}.union(wanted).difference(given)
+    resident = model.resident_on(device)
+    code = Code()
+    for name in reads & resident.keys():
+        code.keep(name, resident[name])
+    code.write(live, given, tuple(Ref(name) for name in wanted), device)
+    return code.compiled()
 
 
 def weight_names(model: Model, given: Sequence[str], wanted: Sequence[str]) -> frozenset[str]:
     """Weights that the piece between ``given`` and ``wanted`` reads, its constants' included."""
     reads = {name for node in model.program.needed(given, wanted) for name in node.reads}
     return frozenset(reads & model.weights.keys())
-
-
-def _kept(model: Model, names: set[str], device: str) -> dict[str, torch.Tensor]:
-    return {name: model.weights[name].to(device) for name in names if name in model.weights}
-
-
-def _call(operator: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return operator(*args, **kwargs)
-
-
-def run_nodes(
-    nodes: Sequence[Node],
-    values: Mapping[str, Any],
-    *,
-    device: str = "cpu",
-    call: Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any]], Any] = _call,
-) -> Iterator[tuple[Node, Any]]:
-    """Run the nodes one by one; yields each with its result. A value is let go after its last reader.
-
-    ``call`` calls each operator: what stands around the call itself can be kept out of a measurement.
-    """
-    last = {name: node.name for node in nodes for name in node.reads}
-    live = dict(values)
-    for node in nodes:
-        args, kwargs = rewrite((node.args, tuple(node.kwargs.values())), lambda leaf: _value(leaf, live, device))
-        result = call(resolve(node.op), args, dict(zip(node.kwargs, kwargs, strict=True)))
-        del args, kwargs
-        yield node, result
-        live[node.name] = result
-        for name in node.reads:
-            if last[name] == node.name:
-                del live[name]
-
-
-def _constants(model: Model, nodes: Sequence[Node], device: str) -> dict[str, Any]:
-    values = _kept(model, {name for node in nodes for name in node.reads}, device)
-    return {node.name: value for node, value in run_nodes(nodes, values, device=device)}
-
-
-def _value(leaf: Any, values: Mapping[str, Any], device: str) -> Any:
-    if isinstance(leaf, Ref):
-        return values[leaf.name]
-    if isinstance(leaf, Program):
-        piece = _Piece()
-        piece.graph_of(leaf.nodes, leaf.inputs, leaf.outputs, device)
-        return piece.module()
-    return _constant(leaf, device)
-
-
-def _constant(leaf: Any, device: str) -> Any:
-    if not isinstance(leaf, Symbol):
-        return leaf
-    if leaf.kind == "device":
-        return torch.device(device)
-    found = getattr(torch, leaf.name, None)
-    if not isinstance(found, (torch.dtype, torch.layout, torch.memory_format)):
-        raise ValueError(f"a program names the {leaf.kind} {leaf.name!r}, which torch does not have")
-    return found
-
-
-class _Piece:
-    """An fx graph under construction, with what its code needs to hold."""
-
-    def __init__(self) -> None:
-        self._root = torch.nn.Module()
-        self._graph = fx.Graph()
-        self._values: dict[str, fx.Node] = {}
-        self._kept: dict[str, str] = {}
-
-    def keep(self, name: str, value: Any) -> None:
-        """Hold a weight or constant (a tensor, an integer or a tuple of them) for the code to read."""
-        attribute = f"kept_{len(self._kept)}"
-        if isinstance(value, torch.Tensor):
-            self._root.register_buffer(attribute, value)
-        else:
-            setattr(self._root, attribute, value)
-        self._kept[name] = attribute
-
-    def graph_of(self, nodes: Sequence[Node], given: Sequence[str], wanted: Sequence[Any], device: str) -> None:
-        """Write the code: arguments, kept values, calls, results."""
-        for name in given:
-            self._values[name] = self._graph.placeholder(_identifier(name))
-        for name, attribute in self._kept.items():
-            self._values[name] = self._graph.get_attr(attribute)
-
-        def argument(leaf: Any) -> Any:
-            if isinstance(leaf, Ref):
-                return self._values[leaf.name]
-            if isinstance(leaf, Program):
-                branch = f"branch_{len(self._root._modules)}"
-                self._root.add_module(branch, _value(leaf, {}, device))
-                return self._graph.get_attr(branch)
-            return _constant(leaf, device)
-
-        for node in nodes:
-            args = rewrite(node.args, argument)
-            kwargs = {key: rewrite(value, argument) for key, value in node.kwargs.items()}
-            call = self._graph.create_node("call_function", resolve(node.op), args, kwargs, name=_identifier(node.name))
-            self._values[node.name] = call
-        self._graph.output(tuple(rewrite(wanted, argument)))
-
-    def module(self) -> fx.GraphModule:
-        """The compiled code with what it holds."""
-        return fx.GraphModule(self._root, self._graph)
-
-    def compiled(self) -> Callee:
-        """The code alone, without ``nn.Module``'s call machinery."""
-        return self.module().forward
-
-
-def _identifier(name: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "_" for c in name)

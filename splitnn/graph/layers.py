@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from splitnn.graph.extract import run_nodes
+from splitnn.graph.code import run_nodes
 from splitnn.graph.graph import DATA_DEPENDENT, Layer, TensorSpec
 from splitnn.graph.program import Node
 from splitnn.graph.translate import Translation

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from splitnn.graph.code import run_nodes
 from splitnn.graph.graph import Graph
 from splitnn.graph.program import Program
 from splitnn.graph.structure import Structure, fill, take
@@ -19,7 +20,7 @@ Value = torch.Tensor | int
 """What a wire of the graph carries: a tensor, or a plain integer that depends on the batch."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Model:
     """A graph, the program behind it, its weights, and how the module nested its arguments and results.
 
@@ -37,6 +38,24 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.digest[:12]}, {len(self.graph)} layers, {len(self.weights)} weights)"
+
+    def resident_on(self, device: str) -> Mapping[str, Any]:
+        """Weights, and what depends on weights only, in the memory of a torch device; made once for all stages."""
+        if device not in self._resident:
+            moved = {tensor.data_ptr(): tensor.to(device) for tensor in self.weights.values() if tensor.numel()}
+            weights = {name: moved.get(tensor.data_ptr(), tensor.to(device)) for name, tensor in self.weights.items()}
+            constants = [node for node in self.program.nodes if node.name in self.program.constants]
+            live = {
+                name for node in self.program.nodes if node.name not in self.program.constants for name in node.reads
+            }
+            with torch.inference_mode():
+                made = {node.name: value for node, value in run_nodes(constants, weights, device=device)}
+            self._resident[device] = weights | {name: value for name, value in made.items() if name in live}
+        return self._resident[device]
+
+    @cached_property
+    def _resident(self) -> dict[str, dict[str, Any]]:
+        return {}
 
     def name_inputs(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """The model's arguments, given as the module takes them, by input name.
@@ -91,7 +110,3 @@ def aligned(tensor: torch.Tensor) -> torch.Tensor:
     copy = torch.empty(tensor.shape, dtype=tensor.dtype)
     copy.copy_(tensor.detach())
     return copy
-
-
-Callee = Callable[..., tuple[Any, ...]]
-"""A compiled piece of a program: takes the given values in order, returns the wanted ones in order."""

@@ -1,7 +1,7 @@
-"""Which operators a program may call, and what their names mean in torch.
+"""What the names of a program's operators mean in torch, and whether it may call them.
 
-A model that comes from a disk or a network may call nothing else. Allowed are the overloads of aten whose schema
-mutates nothing, less those that read files or memory that they do not own; arithmetic on sizes; torch's control flow.
+A model that comes from a disk or a network may call nothing else: the operators of aten that ``allowed.py`` lists, in
+the overloads that write into nothing; arithmetic on sizes; torch's control flow.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+
+from splitnn.graph.allowed import ALLOWED, ALLOWED_PRIVATE
 
 # fmt: off
 _ARITHMETIC = ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg", "eq", "ne", "lt", "le", "gt",
@@ -25,11 +27,7 @@ _CONTROL: Mapping[str, Any] = {
     f"higher_order.{name}": getattr(torch.ops.higher_order, name)
     for name in ("cond", "while_loop", "wrap_with_set_grad_enabled", "wrap_with_autocast")
 }
-_DENIED = {
-    "from_file",  # reads any file
-    "empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided",  # uninitialised memory
-    "resize", "set",  # give a tensor memory that it does not own
-}  # fmt: skip
+_ALLOWED = ALLOWED | ALLOWED_PRIVATE
 _NAMES = {target: name for name, target in {**_SIZES, **_CONTROL}.items()}
 
 
@@ -37,7 +35,7 @@ def name_of(target: Any) -> str | None:
     """The operator's name in programs, ``None`` when programs may not call it."""
     if isinstance(target, torch._ops.OpOverload):
         name = f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
-        return name if target.namespace == "aten" and _is_pure(target) else None
+        return name if target.namespace == "aten" and _is_allowed(target) else None
     return _NAMES.get(target)
 
 
@@ -56,17 +54,17 @@ def resolve(name: str) -> Callable[..., Any]:
     if len(parts) == 3 and parts[0] == "aten":
         packet = getattr(torch.ops.aten, parts[1], None)
         target = getattr(packet, parts[2], None)
-        if isinstance(target, torch._ops.OpOverload) and _is_pure(target):
+        if isinstance(target, torch._ops.OpOverload) and _is_allowed(target):
             return target
-    raise ValueError(f"operator {name!r} is not on the allow-list (non-mutating aten overloads)")
+    raise ValueError(f"operator {name!r} is not on the allow-list (splitnn/graph/allowed.py)")
 
 
-def _is_pure(target: torch._ops.OpOverload[..., Any]) -> bool:
+def _is_allowed(target: torch._ops.OpOverload[..., Any]) -> bool:
     schema = target._schema
     return (
-        not schema.is_mutable
+        schema.name.removeprefix("aten::") in _ALLOWED
+        and not schema.is_mutable  # an allowed name has overloads that write into `out`
         and len(schema.returns) > 0
-        and schema.name.split("::")[1] not in _DENIED
-        # TorchScript's own operators (aten::save writes a file) have a schema but no kernel
+        # TorchScript's own overloads (aten::split of a str) have a schema but no kernel
         and torch._C._dispatch_has_kernel(target.name())
     )

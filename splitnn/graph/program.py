@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from keyword import iskeyword
 from typing import Any, Literal
 
 
@@ -56,6 +57,8 @@ class Program:
         for node in self.nodes:
             if node.name in known:
                 raise ValueError(f"program: two values are called {node.name!r}")
+            if odd := [key for key in node.kwargs if not key.isidentifier() or iskeyword(key)]:
+                raise ValueError(f"program: {node.name!r} has arguments called {odd}")  # they become Python code
             if unknown := [name for name in node.reads if name not in known]:
                 raise ValueError(f"program: {node.name!r} reads {unknown} before anything makes it")
             known.add(node.name)

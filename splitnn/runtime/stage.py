@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from splitnn.errors import ProfileMismatch
+from splitnn.graph.code import Callee
 from splitnn.graph.extract import extract, weight_names
-from splitnn.graph.model import Callee, Model, Value
+from splitnn.graph.model import Model, Value
 from splitnn.planner.plan import Plan
 
 

@@ -19,7 +19,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check found. ``worst_difference`` is absolute and 0 exactly when every cut was bit-identical."""
+    """What a check found.
+
+    ``worst_difference`` is absolute; of values that differ in bits alone (0.0 and -0.0) it is 0 too.
+    """
 
     layers: int
     prefix_cuts: int

@@ -5,12 +5,20 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from splitnn.errors import UnknownModel
-from splitnn.zoo.catalogue import Example, load
+from splitnn.zoo.catalogue import load
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    Example: TypeAlias = tuple[nn.Module, tuple[Any, ...] | Mapping[str, Any]]
+else:
+    Example = tuple  # a module in eval mode, and arguments that it takes
 
 
 def resolve(text: str) -> Example:
@@ -20,14 +28,18 @@ def resolve(text: str) -> Example:
     directory too, as ``python -m`` does. The module is put into eval mode.
 
     Raises:
-        UnknownModel: no such name, module or factory.
-        ValueError: the factory returned something else than a module and a tuple of tensors.
+        UnknownModel: no such name, module or factory, or the factory failed.
+        ValueError: the factory returned something else than a module and its arguments.
     """
     if ":" not in text:
         return load(text)
     module_name, _, factory_name = text.partition(":")
     factory = _find(module_name, factory_name, text)
-    return _checked(factory(), text)
+    try:
+        returned = factory()
+    except Exception as error:  # a user's code may raise anything
+        raise UnknownModel(f"{text} failed{_place(error)}: {type(error).__name__}: {error}") from error
+    return _checked(returned, text)
 
 
 def _find(module_name: str, factory_name: str, text: str) -> Callable[[], Any]:
@@ -52,8 +64,12 @@ def _find(module_name: str, factory_name: str, text: str) -> Callable[[], Any]:
 
 def _checked(returned: object, text: str) -> Example:
     from torch import Tensor, nn
+    from torch.utils._pytree import tree_leaves
 
-    expected = f"{text} must return (module, example_inputs): a torch.nn.Module and a tuple of tensors"
+    expected = (
+        f"{text} must return (module, example_inputs): a torch.nn.Module and its arguments, "
+        "a tuple of them or a mapping by keyword, with tensors in it"
+    )
     if not (isinstance(returned, tuple) and len(returned) == 2):
         raise ValueError(f"{expected}; it returned {_described(returned)}")
     module, inputs = returned
@@ -61,9 +77,15 @@ def _checked(returned: object, text: str) -> Example:
         raise ValueError(f"{expected}; the first of the pair is {_described(module)}")
     if isinstance(inputs, list):
         inputs = tuple(inputs)
-    if not isinstance(inputs, tuple) or not inputs or not all(isinstance(value, Tensor) for value in inputs):
+    if not isinstance(inputs, (tuple, Mapping)) or not any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs)):
         raise ValueError(f"{expected}; the second of the pair is {_described(inputs)}")
     return module.eval(), inputs
+
+
+def _place(error: Exception) -> str:
+    """The user's line that raised, as " in FILE:LINE"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" in {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
 def _described(value: object) -> str:

@@ -94,6 +94,18 @@ def test_operator_hidden_in_a_branch_is_never_loaded(tmp_path: Path) -> None:
         package.load(folder)
 
 
+def test_code_in_the_name_of_an_argument_is_never_run(folder: Path, tmp_path: Path) -> None:
+    planted = tmp_path / "planted"
+
+    def plant(description: Any) -> None:
+        description["program"]["nodes"][0][3] = {f"x=open({str(planted)!r}, 'w') or 1, y": 1}
+
+    rewrite_graph(folder, plant)
+    with pytest.raises(PackageError, match="arguments called"):
+        package.load(folder)
+    assert not planted.exists()
+
+
 def test_rewritten_graph_has_another_digest(folder: Path) -> None:
     rewrite_graph(folder, lambda description: description["graph"].update(batch=2))
     with pytest.raises(PackageError, match="digest"):
@@ -117,9 +129,25 @@ def test_save_never_overwrites(folder: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # nothing half written stays behind
 
 
-def test_allow_list_admits_no_mutation_and_no_files() -> None:
-    for name in ("aten.relu_.default", "aten.copy_.default", "aten.save.default", "aten.empty.memory_format"):
-        with pytest.raises(ValueError, match="allow-list"):
-            resolve(name)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "aten.relu_.default", "aten.copy_.default", "aten.add.out",  # write into arguments
+        "aten.save.default", "aten.from_file.default",  # files
+        "aten.empty.memory_format", "aten.new_empty.default", "aten._empty_affine_quantized.default",  # old memory
+        "aten._reshape_alias.default", "aten.as_strided.default", "aten._nested_view_from_buffer.default",  # no bounds
+        "aten._resize_output.default", "aten.segment_reduce.default", "aten._embedding_bag.default",
+        "aten.fbgemm_linear_fp16_weight.default", "aten.fbgemm_pack_gemm_matrix_fp16.default",  # addresses as data
+        "aten._make_per_tensor_quantized_tensor.default", "aten._sparse_coo_tensor_unsafe.default",
+        "aten.linalg_lu_solve.default", "aten.split.str", "prim.device.default", "operator.setitem", "torch.load",
+    ],
+)  # fmt: skip
+def test_operator_that_reaches_beyond_its_arguments_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="allow-list"):
+        resolve(name)
+
+
+def test_allowed_operator_has_one_name_both_ways() -> None:
     assert name_of(torch.ops.aten.relu_.default) is None
     assert resolve("aten.relu.default") is torch.ops.aten.relu.default
+    assert name_of(torch.ops.aten.relu.default) == "aten.relu.default"
