@@ -27,24 +27,30 @@ class GetModelResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ..., graph_json: _Optional[str] = ...) -> None: ...
 
 class GetProfileRequest(_message.Message):
-    __slots__ = ("name", "version")
+    __slots__ = ("name", "version", "known_profile")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_PROFILE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    known_profile: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., known_profile: _Optional[str] = ...) -> None: ...
 
 class GetProfileResponse(_message.Message):
-    __slots__ = ("profile_json", "queue_length", "slowdown", "utilisation")
+    __slots__ = ("profile_json", "queue_length", "slowdown", "utilisation", "digest", "profile_id")
     PROFILE_JSON_FIELD_NUMBER: _ClassVar[int]
     QUEUE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     SLOWDOWN_FIELD_NUMBER: _ClassVar[int]
     UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_ID_FIELD_NUMBER: _ClassVar[int]
     profile_json: str
     queue_length: int
     slowdown: float
     utilisation: float
-    def __init__(self, profile_json: _Optional[str] = ..., queue_length: _Optional[int] = ..., slowdown: _Optional[float] = ..., utilisation: _Optional[float] = ...) -> None: ...
+    digest: str
+    profile_id: str
+    def __init__(self, profile_json: _Optional[str] = ..., queue_length: _Optional[int] = ..., slowdown: _Optional[float] = ..., utilisation: _Optional[float] = ..., digest: _Optional[str] = ..., profile_id: _Optional[str] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
     __slots__ = ("payload",)

@@ -135,10 +135,12 @@ class Description:
 class HostReport:
     """How fast a host runs a model, and how busy it is now."""
 
-    profile: Profile | None  # None when it never measured one
+    profile: Profile | None  # None when it never measured one, or when the asker holds it
     queue_length: int = 0  # requests that wait
     slowdown: float = 1.0  # observed seconds over the profile's
     utilisation: float = 0.0  # of the last seconds, 0 to 1
+    digest: str = ""  # of the model; "" when the far side does not say
+    profile_id: str = ""  # of its profile, here or not; "" when it never measured one
 
 
 class Service(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -52,11 +53,24 @@ class ControlClient:
         graph = _parsed(answer.graph_json, Graph.from_json)
         return Description(answer.name, answer.digest, graph, tuple(answer.versions))
 
-    async def get_profile(self, name: str, *, version: str = "", timeout_s: float) -> HostReport:
-        """The far side's profile of a model and its load. Raises UnknownModel; CodecError: no such profile."""
-        answer = await self._call("GetProfile", pb.GetProfileRequest(name=name, version=version), timeout_s)
+    async def get_profile(
+        self, name: str, *, version: str = "", known_profile: str = "", timeout_s: float
+    ) -> HostReport:
+        """The far side's profile of a model and its load; without the profile where its id is ``known_profile``.
+
+        ``version`` may be a digest. Raises UnknownModel; CodecError: no such profile.
+        """
+        request = pb.GetProfileRequest(name=name, version=version, known_profile=known_profile)
+        answer = await self._call("GetProfile", request, timeout_s)
         profile = _parsed(answer.profile_json, Profile.from_json) if answer.profile_json else None
-        return HostReport(profile, int(answer.queue_length), float(answer.slowdown), float(answer.utilisation))
+        return HostReport(
+            profile,
+            int(answer.queue_length),
+            float(answer.slowdown),
+            float(answer.utilisation),
+            digest=answer.digest,
+            profile_id=answer.profile_id,
+        )
 
     async def probe(self, size_bytes: int, *, timeout_s: float) -> Probe:
         """See ``Transport.probe``."""
@@ -93,10 +107,14 @@ def add_control(
         return pb.GetModelResponse(name=found.name, digest=found.digest, versions=found.versions, graph_json=text)
 
     async def get_profile(request: Any) -> Any:
+        found = await service.describe(request.name, request.version)
         report = await reporter.report(request.name, request.version)
         text = "" if report.profile is None else json.dumps(report.profile.to_json(), separators=(",", ":"))
+        profile_id = hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
         return pb.GetProfileResponse(
-            profile_json=_bounded(text, limits),
+            profile_json="" if profile_id == request.known_profile else _bounded(text, limits),
+            digest=found.digest,
+            profile_id=profile_id,
             queue_length=report.queue_length,
             slowdown=report.slowdown,
             utilisation=report.utilisation,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,7 +14,7 @@ import pytest
 from splitnn import errors
 from splitnn.cost.profile import Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
-from splitnn.transport.base import DEFAULT_LIMITS, Answer, Description, HostReport, Limits, Request
+from splitnn.transport.base import DEFAULT_LIMITS, Announcement, Answer, Description, HostReport, Limits, Request
 from splitnn.transport.channel import open_channel
 from splitnn.transport.control import CONTROL, ControlClient
 from splitnn.transport.server import build_server, listen
@@ -29,6 +30,9 @@ PROFILE = Profile("d1", "cloud", {"relu": Timing(1.0, 0.5)}, Timing(1.0, 0.5), e
 
 
 class Cloud:
+    def expect(self, announced: Announcement) -> None:
+        raise NotImplementedError
+
     async def infer(self, request: Request) -> Answer:
         raise NotImplementedError
 
@@ -67,8 +71,20 @@ def test_a_model_arrives_as_it_is_described() -> None:
 
 def test_a_profile_arrives_with_the_load() -> None:
     async def test(control: ControlClient, channel: grpc.aio.Channel) -> None:
-        assert await control.get_profile("net", timeout_s=10) == HostReport(PROFILE, 3, 1.5, 0.25)
-        assert (await control.get_profile("unmeasured", timeout_s=10)).profile is None
+        report = await control.get_profile("net", timeout_s=10)
+        assert report == HostReport(PROFILE, 3, 1.5, 0.25, digest="d1", profile_id=report.profile_id)
+        with pytest.raises(errors.UnknownModel):
+            await control.get_profile("unmeasured", timeout_s=10)
+
+    run(test)
+
+
+def test_a_profile_that_the_asker_holds_is_not_sent_again() -> None:
+    async def test(control: ControlClient, channel: grpc.aio.Channel) -> None:
+        whole = await control.get_profile("net", timeout_s=10)
+        again = await control.get_profile("net", known_profile=whole.profile_id, timeout_s=10)
+        assert again == replace(whole, profile=None)
+        assert (await control.get_profile("net", known_profile="another", timeout_s=10)) == whole
 
     run(test)
 
