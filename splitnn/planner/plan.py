@@ -12,6 +12,10 @@ from splitnn.graph.graph import Graph
 from splitnn.planner.line import Line, parse_line, print_line
 
 Mode = Literal["exact", "fast"]
+"""exact: bit-identical to the whole model; fast: a lossy codec, or (when the caller says so) another engine."""
+
+LOSSLESS = frozenset({"raw", "zstd", "png"})
+"""Codecs that an exact plan may use."""
 
 MODEL_DIGITS = 12
 """How much of a model's digest a plan's line and its id carry."""
@@ -41,6 +45,8 @@ class Plan:
             raise ValueError(f"{len(self.hosts)} hosts have {len(self.hosts) - 1} hops between them: {self.hops}")
         if self.mode not in get_args(Mode):
             raise ValueError(f"a plan's mode is 'exact' or 'fast', not {self.mode!r}")
+        if self.mode == "exact" and (lossy := {codec for hop in self.hops for codec in hop.values()} - LOSSLESS):
+            raise ValueError(f"a plan that uses {sorted(lossy)} is not exact; its mode is 'fast'")
 
     @classmethod
     def priced(
@@ -55,6 +61,8 @@ class Plan:
     ) -> Plan:
         """The plan that puts layer i of ``graph`` on host ``tiers[i]``, with the codecs and the cost of ``table``.
 
+        It is exact when ``mode`` says so and no codec that it uses is lossy.
+
         Raises:
             ValueError: a tier does not exist, or data would flow back to an earlier host.
         """
@@ -63,6 +71,8 @@ class Plan:
         hops: list[dict[str, str]] = [{} for _ in table.round_trip_ns]
         for transfer in cost.transfers:
             hops[transfer.hop][transfer.tensor] = transfer.codec
+        if any(transfer.codec not in LOSSLESS for transfer in cost.transfers):
+            mode = "fast"
         return cls(model, tuple(hosts), order, tuple(tiers), tuple(hops), cost, mode)
 
     @property

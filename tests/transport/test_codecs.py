@@ -13,6 +13,7 @@ import zstandard
 
 from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
+from splitnn.planner import plan
 from splitnn.transport.codec import CODECS, codec
 from splitnn.transport.layout import Layout, name_of
 
@@ -249,3 +250,7 @@ def test_an_image_of_another_size_than_stated_is_refused() -> None:
 def test_an_unknown_codec_lists_those_that_exist() -> None:
     with pytest.raises(ValueError, match="raw, zstd, fp16"):
         codec("gzip")
+
+
+def test_planner_knows_which_codecs_are_lossless() -> None:
+    assert {name for name, codec in CODECS.items() if codec.lossless} == plan.LOSSLESS
