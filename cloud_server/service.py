@@ -24,7 +24,7 @@ from splitnn.graph.model import Model
 from splitnn.runtime.engine import Engine
 from splitnn.runtime.host import ModelHost
 from splitnn.runtime.stage import Stage
-from splitnn.transport.base import Answer, Clock, Description, HostReport, Request
+from splitnn.transport.base import Announcement, Answer, Clock, Description, HostReport, Request
 
 _log = logging.getLogger(__name__)
 _NAMED_IN_AN_ERROR = 20
@@ -116,6 +116,16 @@ class CloudService:
             for name, versions in sorted(self._served.items())
             for version, served in versions.items()
         )
+
+    def expect(self, announced: Announcement) -> None:
+        """See ``Service``. Logs what it refuses."""
+        if self.phase is Phase.LOADING:
+            raise Unavailable(self.phase.value)
+        try:
+            self._find(announced.model, announced.version, digest=announced.digest).host.expect(announced)
+        except RequestError as error:
+            _log.info("a request for %.64r refused: %s: %.500s", announced.model, type(error).__name__, error)
+            raise
 
     async def infer(self, request: Request) -> Answer:
         """See ``Service``. Logs one line a request."""

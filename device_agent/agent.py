@@ -36,10 +36,11 @@ from splitnn.runtime.host import ModelHost
 from splitnn.runtime.inputs import admit, samples_of
 from splitnn.runtime.pipeline import Pipeline, Progress
 from splitnn.runtime.stages import largest_layer_bytes
-from splitnn.transport.base import Answer, Clock, Description, HostReport, Parameter, Request, Timings
+from splitnn.transport.base import Announcement, Answer, Clock, Description, HostReport, Parameter, Request, Timings
 
 _log = logging.getLogger(__name__)
 _WORKING_BYTES = 2 * 2**30
+_NEARLY = 0.95  # timers of two hosts differ
 
 
 class Agent:
@@ -86,6 +87,10 @@ class Agent:
         self._idle = asyncio.Event()
         self._accepts = True
         cloud.subscribe(self._on_cloud_change)
+
+    def expect(self, announced: Announcement) -> None:
+        """See ``Service``."""
+        self._host.expect(announced)
 
     async def infer(self, request: Request) -> Answer:
         """See ``Service``. What the cloud fails to do is done here; a request is lost only to its deadline.
@@ -198,10 +203,11 @@ class Agent:
         pipeline, cost = course.pipeline, course.plan.predicted
         rest = pipeline.stages[1].layers
         asked_s = self._clock()
+        remote_s = (cost.latency_s - cost.compute_s[0]) * load * (self._cloud.under_way + 1)
         until_s = self._patience.until_s(
             now_s=asked_s,
             deadline_s=progress.deadline_s,
-            remote_s=(cost.latency_s - cost.compute_s[0]) * load * (self._cloud.under_way + 1),
+            remote_s=remote_s,
             local_s=self._navigator.device_seconds(rest) * load * (self._engine.waiting + 1),
         )
         if until_s is None:
@@ -211,8 +217,11 @@ class Agent:
         except Overloaded as error:
             reason = f"the cloud is overloaded: {error}"
         except DeadlineExceeded as error:
-            self._cloud.estimator.observe_unfinished(cost.sent_bytes, self._clock() - asked_s)
-            reason = f"no answer from the cloud within {self._clock() - asked_s:.2f} s: {error}"
+            waited_s = self._clock() - asked_s
+            reason = f"no answer from the cloud within {waited_s:.2f} s: {error}"
+            if waited_s >= self._patience.patient_s(remote_s) * _NEARLY:  # else the request was in a hurry, no more
+                self._cloud.estimator.observe_unfinished(round(cost.sent_bytes * load), waited_s)
+                self._cloud.lose(f"DeadlineExceeded: {reason}")
         except (TransportError, RequestError, CodecError) as error:
             reason = f"{type(error).__name__}: {error}"
         else:

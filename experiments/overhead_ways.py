@@ -24,7 +24,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 
 from experiments.process_setup import set_up_process
 from splitnn.proto import open_inference_pb2 as pb
-from splitnn.transport.base import Answer, Description, Limits, Request
+from splitnn.transport.base import Announcement, Answer, Description, Limits, Request
 from splitnn.transport.channel import channel_options, server_options
 from splitnn.transport.layout import bytes_of, tensor_over
 from splitnn.transport.open_inference import GrpcTransport
@@ -43,6 +43,9 @@ def tensor_in(data: bytes) -> torch.Tensor:
 
 class Echo:
     """The least that a service can do."""
+
+    def expect(self, announced: Announcement) -> None:
+        pass
 
     async def infer(self, request: Request) -> Answer:
         assert isinstance(request.tensors["x"], torch.Tensor)

@@ -11,10 +11,10 @@ import torch
 from splitnn.errors import DigestMismatch, UnknownModel
 from splitnn.graph.model import Model, Value
 from splitnn.runtime.engine import Engine
-from splitnn.runtime.inputs import admit, samples_of
+from splitnn.runtime.inputs import admit, check_codecs, check_described, samples_of
 from splitnn.runtime.stage import Stage
 from splitnn.runtime.stages import Stages, run_request
-from splitnn.transport.base import Answer, Clock, Description, Request, Timings
+from splitnn.transport.base import Announcement, Answer, Clock, Description, Request, Timings
 
 Observe = Callable[[Stage, int, float], None]
 """Told of every run of a stage but its first, which is slower: the stage, the samples in the batch, the seconds.
@@ -57,6 +57,13 @@ class ModelHost:
         self._observe = observe
         self._clock = clock
 
+    def expect(self, announced: Announcement) -> None:
+        """See ``Service``. Also refuses answers in codecs that do not take the tensors that are wanted."""
+        self._check_model(announced.model, announced.version, announced.digest)
+        graph = self.model.graph
+        check_described(graph, announced.tensors)
+        check_codecs(graph, announced.wanted or graph.outputs, announced.codecs)
+
     async def infer(self, request: Request) -> Answer:
         """Run the layers between the tensors that are given and those that are wanted.
 
@@ -67,11 +74,7 @@ class ModelHost:
             PayloadTooLarge: its batch needs more memory than this host spends on one request.
             Overloaded, DeadlineExceeded, Unavailable: the engine's state.
         """
-        self._check_name(request.model, request.version)
-        if request.digest and request.digest != self.model.digest:
-            raise DigestMismatch(
-                f"the request is for model {request.digest[:12]}; {self.name!r} here is {self.model.digest[:12]}"
-            )
+        self._check_model(request.model, request.version, request.digest)
         tensors = admit(self.model.graph, request.tensors)
         samples = samples_of(self.model.graph, tensors)
         wanted = tuple(dict.fromkeys(request.wanted or self.model.graph.outputs))
@@ -106,8 +109,16 @@ class ModelHost:
         if self._own_engine is not None:
             self._own_engine.close()
 
+    def _check_model(self, model: str, version: str, digest: str) -> None:
+        self._check_name(model, version)
+        if digest and digest != self.model.digest:
+            raise DigestMismatch(
+                f"the request is for model {digest[:12]}; {self.name!r} here is {self.model.digest[:12]}"
+            )
+
     def _check_name(self, model: str, version: str) -> None:
         if not self.is_ready(model, version) or not model:
             raise UnknownModel(
-                f"no model {model!r} version {version!r} here; there is {self.name!r} version {self.version!r}"
+                f"no model {model[:64]!r} version {version[:64]!r} here; there is {self.name!r} version "
+                f"{self.version!r}"
             )

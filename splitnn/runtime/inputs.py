@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 
 import torch
 
 from splitnn.errors import InvalidInput
 from splitnn.graph.graph import DATA_DEPENDENT, Graph, TensorSpec
 from splitnn.graph.model import Value
+from splitnn.transport.codec import CODECS
 
 _ALIGNMENT = 64  # bytes
 _INT64 = range(-(2**63), 2**63)
+_LONGEST_NAME = 200  # characters, in a message
 
 
 def admit(graph: Graph, tensors: Mapping[str, Value]) -> dict[str, Value]:
@@ -23,19 +26,44 @@ def admit(graph: Graph, tensors: Mapping[str, Value]) -> dict[str, Value]:
     Raises:
         InvalidInput: names the tensor, what came and what was expected.
     """
+    check_described(graph, {name: _described(value) for name, value in tensors.items()})
+    return {name: _taken(graph, name, value) for name, value in tensors.items()}
+
+
+def check_described(graph: Graph, tensors: Mapping[str, TensorSpec]) -> None:
+    """What ``admit`` checks but for values: for tensors of which only shapes and dtypes are known yet.
+
+    Raises:
+        InvalidInput: names the tensor, what came and what was expected.
+    """
     growth: tuple[str, int] | None = None  # the tensor that told it, and samples beyond the example's
-    admitted: dict[str, Value] = {}
-    for name, value in tensors.items():
+    for name, came in tensors.items():
         spec = _spec(graph, name)
-        if spec.dtype == "int" or not isinstance(value, torch.Tensor):
-            admitted[name] = _integer(graph, name, value)
+        if spec.dtype == "int":
+            if came.dtype != "int" and (came.dtype != "int64" or math.prod(came.shape) != 1):
+                raise InvalidInput(f"{_short(name)} came as {_seen(came)}; expected one plain integer")
             continue
-        _check_dtype(graph, name, value)
-        samples = _samples(graph, name, tuple(value.shape), growth)
+        if came.dtype == "int":
+            expected = f"{spec.dtype} {_shown(spec, graph.batch)}"
+            raise InvalidInput(f"tensor {_short(name)} came as a plain integer; expected {expected}")
+        if came.dtype != spec.dtype:
+            expected = f"{spec.dtype} {_shown(spec, graph.batch)}"
+            raise InvalidInput(f"tensor {_short(name)} came as {_seen(came)}; expected {expected}")
+        samples = _samples(graph, name, came.shape, growth)
         if growth is None and samples is not None:
             growth = name, samples
-        admitted[name] = aligned(_laid_out(value, spec))
-    return admitted
+
+
+def check_codecs(graph: Graph, wanted: Iterable[str], codecs: Mapping[str, str]) -> None:
+    """Whether the tensors that are wanted can travel in the codecs that are asked for, all of which exist.
+
+    Raises:
+        InvalidInput: names the tensor and the codec.
+    """
+    for name in wanted:
+        spec, chosen = _spec(graph, name), codecs.get(name, "raw")
+        if chosen != "raw" and spec.dtype != "int" and not CODECS[chosen].accepts(spec):
+            raise InvalidInput(f"codec {chosen!r} does not take {_short(name)}, which is {_seen(spec)}")
 
 
 def samples_of(graph: Graph, tensors: Mapping[str, Value]) -> int:
@@ -63,38 +91,32 @@ def _spec(graph: Graph, name: str) -> TensorSpec:
     spec = graph.tensors.get(name)
     if spec is None:
         raise InvalidInput(
-            f"no tensor is called {name!r} in this model; its inputs are {list(graph.inputs)}, its outputs "
+            f"no tensor is called {_short(name)} in this model; its inputs are {list(graph.inputs)}, its outputs "
             f"{list(dict.fromkeys(graph.outputs))}"
         )
     return spec
 
 
-def _integer(graph: Graph, name: str, value: Value) -> int:
-    spec = graph.tensors[name]
-    if spec.dtype != "int":
-        raise InvalidInput(
-            f"tensor {name!r} came as a plain integer; expected {spec.dtype} {_shown(spec, graph.batch)}"
-        )
+def _described(value: Value) -> TensorSpec:
     if isinstance(value, torch.Tensor):
-        if value.numel() != 1 or value.dtype != torch.int64:
-            raise InvalidInput(f"{name!r} came as {_dtype(value)} {list(value.shape)}; expected one plain integer")
-        value = int(value)
-    if isinstance(value, bool) or value not in _INT64:
-        raise InvalidInput(f"{name!r} came as {value!r}; expected a plain integer of 64 bits")
-    return value
+        return TensorSpec(tuple(value.shape), str(value.dtype).removeprefix("torch."))
+    return TensorSpec((), "int")
 
 
-def _check_dtype(graph: Graph, name: str, tensor: torch.Tensor) -> None:
+def _taken(graph: Graph, name: str, value: Value) -> Value:
     spec = graph.tensors[name]
-    if _dtype(tensor) != spec.dtype:
-        came = f"tensor {name!r} came as {_dtype(tensor)} {list(tensor.shape)}"
-        raise InvalidInput(f"{came}; expected {spec.dtype} {_shown(spec, graph.batch)}")
+    if spec.dtype != "int" and isinstance(value, torch.Tensor):
+        return aligned(_laid_out(value, spec))
+    number = int(value) if isinstance(value, torch.Tensor) else value
+    if isinstance(number, bool) or number not in _INT64:
+        raise InvalidInput(f"{_short(name)} came as {number!r}; expected a plain integer of 64 bits")
+    return number
 
 
 def _samples(graph: Graph, name: str, shape: tuple[int, ...], growth: tuple[str, int] | None) -> int | None:
     """Samples beyond the example's that this tensor has; None when it has the same shape for any batch."""
     spec = graph.tensors[name]
-    came = f"tensor {name!r} came with shape {list(shape)}"
+    came = f"tensor {_short(name)} came with shape {list(shape)}"
     expected = f"{came}; expected {_shown(spec, graph.batch)}"
     if len(shape) != len(spec.shape):
         raise InvalidInput(expected)
@@ -106,7 +128,8 @@ def _samples(graph: Graph, name: str, shape: tuple[int, ...], growth: tuple[str,
         return None
     if growth is not None and growth[1] != samples:
         raise InvalidInput(
-            f"{came}, a batch of {graph.batch + samples}, but {growth[0]!r} has a batch of {graph.batch + growth[1]}"
+            f"{came}, a batch of {graph.batch + samples}, but {_short(growth[0])} has a batch of "
+            f"{graph.batch + growth[1]}"
         )
     return samples
 
@@ -122,8 +145,13 @@ def _laid_out(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
     return tensor.permute(spec.dim_order).contiguous().permute(inverse)
 
 
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _short(name: str) -> str:
+    """A name that came from outside, for a message: a graph's own fit, others are cut."""
+    return repr(name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "...")
+
+
+def _seen(spec: TensorSpec) -> str:
+    return f"{spec.dtype} {list(spec.shape)}"
 
 
 def _shown(spec: TensorSpec, batch: int) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from splitnn.cost.profile import Profile
-from splitnn.graph.graph import Graph
+from splitnn.graph.graph import Graph, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,8 @@ class Limits:
 
     message_bytes: int = 64 * 2**20
     decoded_bytes: int = 256 * 2**20  # all tensors of a message together, gaps of their strides included
+    held_bytes: int = 2**30  # messages and decoded tensors of all requests under way; one alone is always accepted
+    calls: int = 256  # under way at once; a stream is one
     longest_s: float = 60.0  # the deadline of a request that brings none
 
 
@@ -54,6 +56,18 @@ class Request:
     def remaining_s(self, clock: Clock = time.monotonic) -> float:
         """Seconds until the deadline; 0 when it has passed."""
         return max(0.0, self.deadline_s - clock())
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a request says of itself before anything of it is decoded."""
+
+    model: str
+    tensors: Mapping[str, TensorSpec]  # that came: shape and dtype only
+    version: str = ""
+    digest: str = ""
+    wanted: tuple[str, ...] = ()
+    codecs: Mapping[str, str] = field(default_factory=dict)  # as in ``Request``; all of them exist
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +163,13 @@ class Service(Protocol):
     Errors of the ``splitnn.errors`` tree reach the caller as themselves. A request whose caller went away or whose
     deadline passed is cancelled: ``infer`` sees ``asyncio.CancelledError`` and must drop what waits in its queue.
     """
+
+    def expect(self, announced: Announcement) -> None:
+        """Refuse what ``infer`` would refuse anyhow, before memory is spent on decoding it. Cheap.
+
+        Raises UnknownModel, InvalidInput, DigestMismatch, Unavailable.
+        """
+        ...
 
     async def infer(self, request: Request) -> Answer:
         """Run it. Raises UnknownModel, InvalidInput, DigestMismatch, Overloaded, DeadlineExceeded, Unavailable."""

@@ -17,14 +17,16 @@ from google.protobuf.message import DecodeError
 
 from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.proto import open_inference_pb2 as pb
-from splitnn.transport.base import Answer, Clock, Limits, Parameter, Request, Timings
+from splitnn.transport.base import Announcement, Answer, Clock, Limits, Parameter, Request, Timings
+from splitnn.transport.codec import CODECS
 from splitnn.transport.layout import Payload
-from splitnn.transport.tensors import EncodedTensor, decode_tensors, described, encode_tensors
+from splitnn.transport.tensors import EncodedTensor, check_amount, decode_tensors, described, encode_tensors
 from splitnn.transport.wire import MOST_ENTRIES, delimiter, take_apart
 
 RAW_INPUTS, RAW_OUTPUTS = 7, 6  # raw_input_contents, raw_output_contents
 _ID, _TENSORS = 3, 5  # fields of requests and answers alike
 _DOUBLE = struct.Struct("<d")
+QUICK_BYTES = 16 * 2**10  # below it a thread costs more than a codec
 _REMEMBERED = 1024  # heads and output lists that stay the same from request to request
 _TIMINGS = tuple(f"splitnn_{stage}_s" for stage in ("decode", "queue", "compute", "encode", "total"))  # as in Timings
 
@@ -116,26 +118,45 @@ def timeout_s_of(received: Received) -> float:
     return (timeout.int64_param or timeout.uint64_param or math.inf) * 1e-6
 
 
-def read_request(received: Received, *, limits: Limits, deadline_s: float, request_id: str) -> Request:
-    """The request of any client of the protocol.
+def announcement(received: Received, *, limits: Limits) -> Announcement:
+    """What the request of any client of the protocol says of itself. Nothing is decoded.
 
     Raises:
-        CodecError: a tensor that is no tensor; the message names it.
+        CodecError: a tensor that is no tensor, or travels in a codec that does not exist; the message names it.
         PayloadTooLarge: the tensors would need more memory than the limits allow.
     """
     head = received.head
     arrived = described(received.descriptions)
+    check_amount(arrived, received.payloads, limits=limits)
     codecs = {tensor.name: tensor.codec for tensor in arrived if tensor.codec != "raw"}
     wanted = tuple(head.outputs)
     codecs |= {output.name: _codec_of(output) for output in wanted if output.parameters}
-    return Request(
+    for name, chosen in codecs.items():
+        if chosen not in CODECS:
+            raise CodecError(f"tensor {name[:64]!r}: no codec is called {chosen[:64]!r}; there are {', '.join(CODECS)}")
+    return Announcement(
         model=head.model_name,
+        tensors={tensor.name: tensor.spec for tensor in arrived},
         version=head.model_version,
         digest=head.parameters["splitnn_digest"].string_param if "splitnn_digest" in head.parameters else "",
+        wanted=tuple(output.name for output in wanted),
+        codecs=codecs,
+    )
+
+
+def read_request(received: Received, *, limits: Limits, deadline_s: float, request_id: str) -> Request:
+    """The request of any client of the protocol. Raises what ``announcement`` raises."""
+    head = received.head
+    announced = announcement(received, limits=limits)
+    arrived = described(received.descriptions)
+    return Request(
+        model=announced.model,
+        version=announced.version,
+        digest=announced.digest,
         request_id=request_id,
         tensors=decode_tensors(arrived, received.payloads, received.descriptions, limits=limits),
-        codecs=codecs,
-        wanted=tuple(output.name for output in wanted),
+        codecs=announced.codecs,
+        wanted=announced.wanted,
         parameters=_read_parameters(head.parameters, ("timeout", "splitnn_digest")),
         deadline_s=deadline_s,
     )
@@ -155,9 +176,21 @@ def read_answer(received: Received, *, limits: Limits) -> Answer:
     )
 
 
-def codecs_in(received: Received) -> set[str]:
-    """Codecs of the tensors that came. Raises CodecError: a tensor's description cannot be read."""
-    return {tensor.codec for tensor in described(received.descriptions)}
+def decoded_bytes(received: Received) -> int:
+    """What the tensors take in memory once they are decoded. Raises CodecError: a description cannot be read."""
+    return sum(tensor.decoded_bytes for tensor in described(received.descriptions))
+
+
+def is_quick(received: Received) -> bool:
+    """Whether decoding takes so little time that the event loop may do it itself.
+
+    Raises CodecError: a tensor's description cannot be read.
+    """
+    arrived = described(received.descriptions)
+    needed_bytes = sum(tensor.decoded_bytes for tensor in arrived)
+    if received.payloads and all(tensor.codec == "raw" for tensor in arrived):
+        return needed_bytes <= received.size_bytes  # views; more where the strides leave gaps to fill
+    return max(received.size_bytes, needed_bytes) <= QUICK_BYTES
 
 
 def _frame(head: bytes, payloads: list[Payload], tensors: tuple[EncodedTensor, ...], *, field: int) -> Frame:

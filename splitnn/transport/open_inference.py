@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from importlib import metadata
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -25,10 +26,13 @@ from splitnn.transport.contents import wire_datatype
 from splitnn.transport.control import ControlClient
 from splitnn.transport.exchange import StreamExchange, UnaryExchange, serve_stream
 from splitnn.transport.framing import (
+    QUICK_BYTES,
     Frame,
     Received,
+    announcement,
     answer_frame,
-    codecs_in,
+    decoded_bytes,
+    is_quick,
     read_answer,
     read_request,
     receive_request,
@@ -36,9 +40,12 @@ from splitnn.transport.framing import (
     timeout_s_of,
 )
 from splitnn.transport.guard import Context, abort, guarded
+from splitnn.transport.held import HeldBytes
+
+_T = TypeVar("_T")
 
 OPEN_INFERENCE = "inference.GRPCInferenceService"
-_QUICK_BYTES = 16 * 2**10  # below it a thread costs more than a codec
+_CODEC_THREADS = 4
 
 
 class Exchange(Protocol):
@@ -99,7 +106,7 @@ class GrpcTransport:
         self._instrument.answer_received(
             request_id=request.request_id, wire_bytes=received.size_bytes, seconds=arrived - sent
         )
-        if received.size_bytes <= _QUICK_BYTES or codecs_in(received) == {"raw"}:
+        if is_quick(received):
             answer = read_answer(received, limits=self._limits)
         else:
             answer = await asyncio.to_thread(read_answer, received, limits=self._limits)
@@ -176,6 +183,9 @@ def add_open_inference(
 class _Front:
     def __init__(self, service: Service, limits: Limits, clock: Clock) -> None:
         self._service, self._limits, self._clock = service, limits, clock
+        self._held = HeldBytes(limits.held_bytes)
+        # Few: what a thread decodes after its request was given up is no longer counted as held.
+        self._threads = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="codec")
         self._unnamed = 0
 
     async def server_live(self, request: Any) -> Any:
@@ -227,6 +237,12 @@ class _Front:
             return await self._answer_by(arrived_s + timeout_s, received, arrived_s)
 
     async def _answer_by(self, deadline_s: float, received: Received, arrived_s: float) -> Frame:
+        announced = announcement(received, limits=self._limits)
+        self._service.expect(announced)
+        with self._held.holding(received.size_bytes + decoded_bytes(received)):
+            return await self._answer_expected(deadline_s, received, arrived_s)
+
+    async def _answer_expected(self, deadline_s: float, received: Received, arrived_s: float) -> Frame:
         message_id = received.head.id
         if not message_id:
             self._unnamed += 1
@@ -235,8 +251,7 @@ class _Front:
         def decode() -> Request:
             return read_request(received, limits=self._limits, deadline_s=deadline_s, request_id=request_id)
 
-        quick = received.size_bytes <= _QUICK_BYTES or codecs_in(received) == {"raw"}
-        request = decode() if quick else await asyncio.to_thread(decode)
+        request = decode() if is_quick(received) else await self._in_thread(decode)
         decode_s = self._clock() - arrived_s
         answer = await self._service.infer(request)
 
@@ -245,12 +260,15 @@ class _Front:
                 answer, request, message_id=message_id, arrived_s=arrived_s, decode_s=decode_s, clock=self._clock
             )
 
-        frame = encode() if _is_quick(answer.tensors, request.codecs) else await asyncio.to_thread(encode)
+        frame = encode() if _is_quick(answer.tensors, request.codecs) else await self._in_thread(encode)
         if frame.size_bytes > self._limits.message_bytes:
             raise PayloadTooLarge(
                 f"the answer takes {frame.size_bytes} bytes; at most {self._limits.message_bytes} are sent"
             )
         return frame
+
+    async def _in_thread(self, function: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
 def _version() -> str:
@@ -264,4 +282,4 @@ def _is_quick(tensors: Mapping[str, torch.Tensor | int], codecs: Mapping[str, st
     """Whether encoding takes so little time that the event loop may do it itself."""
     if all(codecs.get(name, "raw") == "raw" for name in tensors):
         return True
-    return sum(tensor.nbytes for tensor in tensors.values() if not isinstance(tensor, int)) <= _QUICK_BYTES
+    return sum(tensor.nbytes for tensor in tensors.values() if not isinstance(tensor, int)) <= QUICK_BYTES

@@ -32,7 +32,9 @@ def build_server(
 
     The caller adds its ports (``listen``), starts and stops it, and sets the health status, which begins as SERVING.
     """
-    server = grpc.aio.server(options=server_options(limits), interceptors=list(interceptors))
+    server = grpc.aio.server(
+        options=server_options(limits), interceptors=list(interceptors), maximum_concurrent_rpcs=limits.calls
+    )
     add_open_inference(server, service, limits=limits)
     names = [OPEN_INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME]
     if reporter is not None:

@@ -17,7 +17,7 @@ import torch
 from google.protobuf.message import DecodeError
 
 from splitnn.errors import CodecError, PayloadTooLarge
-from splitnn.graph.graph import DTYPE_BYTES
+from splitnn.graph.graph import DTYPE_BYTES, TensorSpec
 from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import Limits
 from splitnn.transport.codec import CODECS, codec
@@ -98,23 +98,36 @@ def decode_tensors(
         CodecError: a tensor that is no tensor; the message names it.
         PayloadTooLarge: they would need more memory than the limits allow; nothing was decoded.
     """
+    check_amount(arrived, payloads, limits=limits)
+    result: dict[str, torch.Tensor | int] = {}
+    for i, tensor in enumerate(arrived):
+        try:
+            if payloads:
+                result[tensor.name] = _value(tensor, payloads[i])
+            else:
+                result[tensor.name] = typed_contents(_parsed(bytes(descriptions[i])), tensor.spec.shape)
+        except CodecError as error:
+            raise CodecError(f"tensor {tensor.name!r}: {error}") from error
+    return result
+
+
+def check_amount(arrived: list[Described], payloads: list[memoryview], *, limits: Limits) -> None:
+    """Whether these tensors may be decoded at all.
+
+    Raises:
+        CodecError: a tensor comes twice or has no payload.
+        PayloadTooLarge: they would need more memory than the limits allow.
+    """
     if payloads and len(payloads) != len(arrived):
         raise CodecError(f"{len(arrived)} tensors are described but {len(payloads)} have raw contents")
     decoded_bytes = sum(tensor.decoded_bytes for tensor in arrived)
     if decoded_bytes > limits.decoded_bytes:
         raise PayloadTooLarge(f"the tensors take {decoded_bytes} bytes; at most {limits.decoded_bytes} are accepted")
-    result: dict[str, torch.Tensor | int] = {}
-    for i, tensor in enumerate(arrived):
-        if tensor.name in result:
-            raise CodecError(f"tensor {tensor.name!r} comes twice")
-        try:
-            if payloads:
-                result[tensor.name] = _value(tensor, payloads[i])
-            else:
-                result[tensor.name] = typed_contents(_parsed(bytes(descriptions[i])), tensor.shape)
-        except CodecError as error:
-            raise CodecError(f"tensor {tensor.name!r}: {error}") from error
-    return result
+    names: set[str] = set()
+    for tensor in arrived:
+        if tensor.name in names:
+            raise CodecError(f"tensor {tensor.name[:64]!r} comes twice")
+        names.add(tensor.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +135,9 @@ class Described:
     """What a message says about one of its tensors."""
 
     name: str
-    dtype: str
-    shape: tuple[int, ...]
+    spec: TensorSpec  # shape and dtype; "int" for a plain integer
     strides: tuple[int, ...]
     codec: str
-    is_int: bool
     decoded_bytes: int  # in memory, gaps of the strides included
 
 
@@ -160,8 +171,12 @@ def _read_description(description: bytes) -> Described:
         texts = {key: str(value.string_param) for key, value in tensor.parameters.items()}
         layout = Layout(shape, _strides(texts))
         decoded_bytes = max(layout.elements, layout.span) * DTYPE_BYTES[dtype]
-        is_int = texts.get("kind") == "int"
-        return Described(name, dtype, shape, layout.strides, texts.get("codec") or "raw", is_int, decoded_bytes)
+        spec = TensorSpec(shape, dtype)
+        if texts.get("kind") == "int":
+            if spec != TensorSpec(shape, "int64") or layout.elements != 1:
+                raise CodecError(f"a plain integer is one INT64, not {dtype} of shape {shape}")
+            spec = TensorSpec((), "int")
+        return Described(name, spec, layout.strides, texts.get("codec") or "raw", decoded_bytes)
     except CodecError as error:
         raise CodecError(f"tensor {name!r}: {error}") from error
 
@@ -177,13 +192,13 @@ def _parsed(description: bytes) -> Any:
 
 
 def _value(tensor: Described, payload: memoryview) -> torch.Tensor | int:
-    if tensor.is_int:
-        if tensor.dtype != "int64" or len(payload) != _INT64.size:
-            raise CodecError(f"a plain integer is one INT64 of 8 bytes, not {tensor.dtype} of {len(payload)} bytes")
+    if tensor.spec.dtype == "int":
+        if len(payload) != _INT64.size:
+            raise CodecError(f"a plain integer is one INT64 of 8 bytes, not of {len(payload)} bytes")
         return int(_INT64.unpack(payload)[0])
     if tensor.codec not in CODECS:
         raise CodecError(f"no codec is called {tensor.codec!r}; there are {', '.join(CODECS)}")
-    return CODECS[tensor.codec].decode(payload, tensor.shape, tensor.dtype, tensor.strides)
+    return CODECS[tensor.codec].decode(payload, tensor.spec.shape, tensor.spec.dtype, tensor.strides)
 
 
 def _strides(texts: Mapping[str, str]) -> tuple[int, ...]:

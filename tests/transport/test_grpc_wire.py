@@ -20,7 +20,7 @@ from splitnn import errors
 from splitnn.graph.graph import Graph, Layer, TensorSpec
 from splitnn.instrument import Instrument
 from splitnn.proto import open_inference_pb2 as pb
-from splitnn.transport.base import DEFAULT_LIMITS, Answer, Description, Limits, Request, Timings
+from splitnn.transport.base import DEFAULT_LIMITS, Announcement, Answer, Description, Limits, Request, Timings
 from splitnn.transport.channel import open_channel
 from splitnn.transport.open_inference import OPEN_INFERENCE, GrpcTransport
 from splitnn.transport.server import build_server, listen
@@ -41,8 +41,14 @@ class Doubler:
     """Doubles every tensor; named models misbehave."""
 
     seen: list[Request] = field(default_factory=list)
+    announced: list[Announcement] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     started: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def expect(self, announced: Announcement) -> None:
+        self.announced.append(announced)
+        if announced.model == "unexpected":
+            raise errors.UnknownModel("no model is called 'unexpected'")
 
     async def infer(self, request: Request) -> Answer:
         self.seen.append(request)
