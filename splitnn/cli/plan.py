@@ -8,22 +8,37 @@ from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.blocks import blocks_of
 from splitnn.cli.comparison import Option, no_cut, other_cuts
-from splitnn.cli.sources import MODEL_HELP, open_model, open_profile
+from splitnn.cli.goals import (
+    add_goals,
+    are_given,
+    constraints_of,
+    describe,
+    energy_of,
+    objective_of,
+    tariff_of,
+    to_json,
+)
+from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
 from splitnn.cost.network import Topology, format_rate
 from splitnn.cost.profile import Profile
+from splitnn.errors import InfeasiblePlan
 
 if TYPE_CHECKING:
     from splitnn.graph.graph import Graph
+    from splitnn.planner.choice import Choice
     from splitnn.planner.plan import Mode, Plan
 
 _DESCRIPTION = """\
 Decide which layers of MODEL run on which host, and how the tensors between them travel, so that one request takes the
-least time. Profiles are files that `splitnn profile` wrote; a link is rate/round trip, up and down may differ.
+least time, or whatever else is wanted. Profiles are files that `splitnn profile` wrote, or presets of devices that were
+never measured (such as raspberry-pi-4); a link is rate/round trip, up and down may differ.
 
   splitnn plan efficientnet_lite0 --device device.json --cloud cloud.json --link 10Mbps/20ms
   splitnn plan efficientnet_lite0 --device device.json --cloud cloud.json --link 2Mbps:20Mbps/40ms --codecs raw,int8
   splitnn plan efficientnet_lite0 --host phone=p.json --host edge=e.json --host cloud=c.json \\
       --link 50Mbps/4ms --link 1Gbps/30ms
+  splitnn plan resnet18 --device raspberry-pi-4 --cloud cloud.json --link 10Mbps/20ms --objective energy \\
+      --deadline 400ms --private --device-memory 64MB
 """
 
 
@@ -36,7 +51,9 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--device", metavar="FILE", help="profile of the device; with --cloud the short form of --host")
+    parser.add_argument(
+        "--device", metavar="FILE", help="profile of the device, or a preset; with --cloud the short form of --host"
+    )
     parser.add_argument("--cloud", metavar="FILE", help="profile of the server")
     parser.add_argument(
         "--host", metavar="NAME=FILE", action="append", default=[], help="a host of a chain, the device first; repeat"
@@ -50,6 +67,7 @@ def add_parser(subparsers: Any) -> None:
         help="codecs that tensors may travel in, comma-separated (raw,int8), all, or lossless (default)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the plan and what it was compared with as JSON")
+    add_goals(parser)
     parser.set_defaults(run=run)
 
 
@@ -64,19 +82,60 @@ def run(args: argparse.Namespace) -> int:
             "one between each host and the next"
         )
     topology = Topology.chain(list(files), args.link)
-    profiles = {host: open_profile(file) for host, file in files.items()}
+    presets = {host: text for host, text in files.items() if is_preset(text)}
+    measured = {host: open_profile(file) for host, file in files.items() if host not in presets}
     codecs, mode = _codecs(args.codecs)
     model = open_model(args.model)
-    for found in profiles.values():
+    for found in measured.values():
         found.check_fits(model.graph, model.digest)
-    best = plan(model.graph, profiles, topology, codecs=codecs, mode=mode)
-    others = other_cuts(model.graph, profiles, topology, best=best, codecs=codecs)
-    ends = no_cut(model.graph, profiles, topology)
+    predicted = predict_profiles(presets, model, measured=measured)
+    profiles = {host: predicted.get(host) or measured[host] for host in files}
+    graph = model.graph
+    goals: list[str] = []
+    choice: Choice | None = None
+    if are_given(args):
+        choice, goals = _choose(args, graph, profiles, topology, codecs=codecs, mode=mode)
+    best = choice.plan if choice else plan(graph, profiles, topology, codecs=codecs, mode=mode)
+    others = other_cuts(graph, profiles, topology, best=best, codecs=codecs)
+    ends = no_cut(graph, profiles, topology)
     if args.json:
-        print(json.dumps(_json(best, others, ends)))
+        print(json.dumps(_json(best, others, ends) | ({"choice": to_json(choice)} if choice else {})))
     else:
-        print(_report(args.model, best, others, ends, topology=topology, profiles=profiles, graph=model.graph))
+        report = _report(args.model, best, others, ends, goals=goals, topology=topology, profiles=profiles, graph=graph)
+        print(report)
     return 0
+
+
+def _choose(
+    args: argparse.Namespace,
+    graph: Graph,
+    profiles: dict[str, Profile],
+    topology: Topology,
+    *,
+    codecs: tuple[str, ...],
+    mode: Mode,
+) -> tuple[Choice, list[str]]:
+    """The plan for what else is wanted, and what to say about it."""
+    from splitnn.planner.choice import choose
+
+    energy = energy_of(args, topology)
+    try:
+        choice = choose(
+            graph,
+            profiles,
+            topology,
+            objective=objective_of(args),
+            constraints=constraints_of(args, graph, device=topology.hosts[0].name),
+            codecs=codecs,
+            mode=mode,
+            energy=energy,
+            tariff=tariff_of(args),
+        )
+    except InfeasiblePlan as error:
+        if error.nearest is None:
+            raise
+        raise InfeasiblePlan(f"{error}; it is {error.nearest}", error.nearest) from None
+    return choice, describe(choice, args)
 
 
 def _files(args: argparse.Namespace) -> dict[str, str]:
@@ -138,6 +197,7 @@ def _report(
     others: list[Option],
     ends: list[Option],
     *,
+    goals: list[str],
     topology: Topology,
     profiles: dict[str, Profile],
     graph: Graph,
@@ -174,7 +234,9 @@ def _report(
     errors = [f"{host} {found.error:.1%}" for host, found in profiles.items() if found.error is not None]
     if errors:
         lines.append(f"profiles' own errors: {', '.join(errors)}")
-    for title, options in (("best other cuts", others), ("without a cut", ends)):
+    lines.extend(goals)
+    cuts = "quickest other cuts, whatever is wanted" if goals else "best other cuts"
+    for title, options in ((cuts, others), ("without a cut", ends)):
         if options:
             lines.append(title)
         for option in options:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from splitnn.cost.profile import Profile
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from splitnn.graph.model import Model
 
 MODEL_HELP = "a name from the zoo, package.module:factory, or a folder that `splitnn pack` wrote"
@@ -51,3 +53,34 @@ def open_profile(path: str | Path) -> Profile:
         return Profile.from_json(found)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def is_preset(text: str) -> bool:
+    """Whether a host's profile is to be predicted from a preset: what looks like no file is one's name.
+
+    Raises:
+        ValueError: it looks like a preset's name, but there is none of that name; the message lists them.
+    """
+    if Path(text).exists() or Path(text).suffix or Path(text).name != text:
+        return False
+    from splitnn.cost.presets import preset
+
+    preset(text)
+    return True
+
+
+def predict_profiles(
+    presets: Mapping[str, str], model: Model, *, measured: Mapping[str, Profile]
+) -> dict[str, Profile]:
+    """Of each host, given with the preset that it is, a prediction, which takes codecs and shares from a measured one.
+
+    Raises:
+        ValueError: no such preset.
+    """
+    from splitnn.cost.presets import preset, preset_profile
+
+    reference = next(iter(measured.values()), None)
+    return {
+        host: preset_profile(preset(name), model.graph, model=model.digest, host=host, reference=reference)
+        for host, name in presets.items()
+    }

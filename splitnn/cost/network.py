@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 _RATE = {"bps": 1.0, "kbps": 1e3, "Mbps": 1e6, "Gbps": 1e9}
 _TIME = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_SIZE = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _NUMBER = r"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)"
 
 
@@ -123,6 +124,21 @@ def parse_seconds(text: str) -> float:
     if not math.isfinite(seconds):
         raise ValueError(f"{text!r} is no usable time: it must be finite")
     return seconds
+
+
+def parse_bytes(text: str) -> int:
+    """``512MB``, ``1.5GiB``, ``2000`` in bytes; MB is 10**6 of them, MiB 2**20.
+
+    Raises:
+        ValueError: the text is no size.
+    """
+    match = re.fullmatch(_NUMBER + r"\s*([a-z]*)", text.strip().lower())
+    if not match or match[2] not in _SIZE:
+        raise ValueError(f"{text!r} is no size; write a number and KB, MB, GB or KiB, MiB, GiB, such as 512MB")
+    size = float(match[1]) * _SIZE[match[2]]
+    if not math.isfinite(size):
+        raise ValueError(f"{text!r} is no usable size: it must be finite")
+    return int(size)
 
 
 def format_rate(bits_per_second: float) -> str:

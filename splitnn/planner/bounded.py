@@ -110,8 +110,8 @@ class _Search:
         if start is not None:
             self._consider(start)
         factors = tuple(int(row.limit is None) for row in self._rows)
-        root = self._narrowed(_Node(Fraction(0), 0, self._task.tiers, {}, factors, []))
-        queue = [root] if root is not None else []
+        tiers = self._narrowed(self._task.tiers)
+        queue = [_Node(Fraction(0), 0, tiers, {}, factors, [])] if tiers is not None else []
         closed: Fraction | None = None  # the lowest bound of parts that were given up
         while queue:
             node = heapq.heappop(queue)
@@ -135,10 +135,10 @@ class _Search:
         parts = self._halves(node, mixture)
         children = []
         for tiers, ways in parts:
-            seen = [each for each in node.seen if self._task.obeys(each, tiers, ways)]
-            child = _Node(node.bound, next(self._numbers), tiers, ways, node.factors, seen)
-            if (narrowed := self._narrowed(child)) is not None:
-                children.append(narrowed)
+            if (narrowed := self._narrowed(tiers)) is not None:
+                # a placement outside would turn up in mixtures, and a dispute with it is no decision here
+                seen = [each for each in node.seen if self._task.obeys(each, narrowed, ways)]
+                children.append(_Node(node.bound, next(self._numbers), narrowed, ways, node.factors, seen))
         return children
 
     def _bound(self, node: _Node) -> list[tuple[float, Placement]] | None:
@@ -270,16 +270,13 @@ class _Search:
     def _left(self, node: _Node, hop: int, wire: int) -> tuple[int, ...]:
         return node.ways.get((hop, wire), self._task.useful[hop][wire])
 
-    def _narrowed(self, node: _Node) -> _Node | None:
-        """The node without what its memory limits rule out; None when they rule out all of it."""
+    def _narrowed(self, tiers: TierRanges) -> TierRanges | None:
+        """The tiers without what the memory limits rule out; None when they rule out everything."""
+        left: TierRanges | None = tiers
         for row in self._rows:
-            if row.memory is None or row.limit is None:
-                continue
-            tiers = row.memory.narrowed(node.tiers, row.limit, self._spreading)
-            if tiers is None:
-                return None
-            node.tiers = tiers
-        return node
+            if left is not None and row.memory is not None and row.limit is not None:
+                left = row.memory.narrowed(left, row.limit, self._spreading)
+        return left
 
     def _consider(self, placement: Placement) -> None:
         """Keep a placement that obeys everything and is better than the best one."""
