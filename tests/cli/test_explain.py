@@ -10,7 +10,7 @@ import pytest
 
 from splitnn.cli.main import BAD_INPUT, main
 from splitnn.cli.sources import open_profile
-from splitnn.cost.network import Host, Link, Topology
+from splitnn.cost.network import Host, Link, Topology, format_rate
 from splitnn.graph.model import Model
 from splitnn.planner.min_cut import plan
 from splitnn.planner.plan import Plan
@@ -104,6 +104,25 @@ def test_report_says_why_what_must_change_and_how_sure(model: Model, capsys: pyt
     printed = capsys.readouterr().out
     for words in ("chosen", "stays the best of all", "for another to win", "how sure", "probability 90%", "round trip"):
         assert words in printed
+
+
+def test_sentences_have_the_numbers_of_the_json(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--link", "400kbps/20ms", "--codecs", "raw,int8")
+    found = explained(capsys, *arguments)
+    assert main(["explain", MODEL, *HOSTS, *arguments]) == 0
+    printed = capsys.readouterr().out
+    checked = 0
+    for option in found["others"]:
+        assert f"{option['name']}, now " in printed
+        for axis in option["axes"]:
+            for low, high in axis["best_of_all"]:
+                if axis["change"] == "bandwidth" and low > 1e3 and high == 1e12:
+                    assert f"best of all with the bandwidth above {format_rate(low)}" in printed
+                    checked += 1
+                if axis["change"] == "slowdown" and low > 1 and high == 1e3:
+                    assert f"best of all with the {axis['of']} at least {low:.4g} times slower" in printed
+                    checked += 1
+    assert checked
 
 
 def test_profile_that_does_not_tell_its_error_leaves_the_answer_unsure(
