@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from splitnn.cli.sources import MODEL_HELP, open_model, open_profile
+from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 
@@ -34,7 +34,7 @@ class TwoHosts:
 def add_two_hosts(parser: Any) -> None:
     """Add the options that ``open_two_hosts`` reads, but for ``--link``."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--device", metavar="FILE", required=True, help="profile of the device")
+    parser.add_argument("--device", metavar="FILE", required=True, help="profile of the device, or a preset")
     parser.add_argument("--cloud", metavar="FILE", required=True, help="profile of the server")
     parser.add_argument(
         "--codecs", metavar="NAMES", default="lossless",
@@ -50,10 +50,14 @@ def open_two_hosts(args: argparse.Namespace) -> TwoHosts:
     """
     topology = Topology.chain([DEVICE, CLOUD], [args.link])
     codecs, mode = chosen_codecs(args.codecs)
-    profiles = {DEVICE: open_profile(args.device), CLOUD: open_profile(args.cloud)}
+    files = {DEVICE: args.device, CLOUD: args.cloud}
+    presets = {host: text for host, text in files.items() if is_preset(text)}
+    measured = {host: open_profile(file) for host, file in files.items() if host not in presets}
     model = open_model(args.model)
-    for found in profiles.values():
+    for found in measured.values():
         found.check_fits(model.graph, model.digest)
+    predicted = predict_profiles(presets, model, measured=measured)
+    profiles = {host: predicted.get(host) or measured[host] for host in files}
     return TwoHosts(args.model, model.digest, model.graph, profiles, topology, codecs, mode)
 
 

@@ -125,6 +125,12 @@ def test_sentences_have_the_numbers_of_the_json(model: Model, capsys: pytest.Cap
     assert checked
 
 
+def test_device_may_be_a_preset(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--device", "raspberry-pi-4", "--cloud", "cloud.json", "--link", "1Mbps/20ms", "--json")
+    assert main(["explain", MODEL, *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["chosen"]["latency_s"] > 0
+
+
 def test_profile_that_does_not_tell_its_error_leaves_the_answer_unsure(
     model: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +150,7 @@ def test_profile_that_does_not_tell_its_error_leaves_the_answer_unsure(
         ((*HOSTS,), "--link"),
         ((*HOSTS, "--link", "1Mbps", "--codecs", "mp3"), "mp3"),
         (("--device", "device.json", "--cloud", "other.json", "--link", "1Mbps"), "is of model"),
+        (("--device", "toaster", "--cloud", "cloud.json", "--link", "1Mbps"), "raspberry-pi-4"),
         (("--device", "device.json", "--cloud", "absent.json", "--link", "1Mbps"), "absent.json"),
     ],
 )
