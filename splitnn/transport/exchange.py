@@ -24,6 +24,7 @@ from splitnn.transport.wire import delimiter, take_apart
 
 _INFER_RESPONSE = 2  # field of ModelStreamInferResponse
 _AT_ONCE = 64  # requests of one stream under way; then its reading waits
+_BYTES_AT_ONCE = 128 * 2**20  # of their messages; likewise, but one more message is taken, however large
 
 
 class UnaryExchange:
@@ -187,22 +188,34 @@ async def serve_stream(
     under way are cancelled."""
     reading, writing = asyncio.Lock(), asyncio.Lock()
     readers = 0  # tasks that wait for a message: the one that gets it serves it, without a task or a turn of the loop
+    held_bytes = 0
+    has_room = asyncio.Event()
+    has_room.set()
 
     async def read_and_serve() -> None:
-        nonlocal readers
+        nonlocal readers, held_bytes
         while True:
             readers += 1
             async with reading:
+                await has_room.wait()
                 message = await anext(messages, None)
+                if message is None:
+                    return
+                size_bytes = len(message)
+                held_bytes += size_bytes
+                if held_bytes >= _BYTES_AT_ONCE:
+                    has_room.clear()
             readers -= 1
-            if message is None:
-                return
             if not readers and len(tasks) < _AT_ONCE:
                 tasks.add(group.create_task(read_and_serve()))
             parts = await _response(message, answer)
             async with writing:
                 with suppress(grpc.aio.BaseError):  # the near side is gone; reading ends too
                     await context.write(b"".join(parts))
+            del message, parts  # the next one may be long in coming
+            held_bytes -= size_bytes
+            if held_bytes < _BYTES_AT_ONCE:
+                has_room.set()
 
     async with asyncio.TaskGroup() as group:
         tasks = {group.create_task(read_and_serve())}
