@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Why a plan was chosen: what it and the plans around it cost, part by part, and for each of those that were not chosen
 the bandwidth, round trip, load of the server or speed of the device from which it would be the best of all plans.
-Thresholds are exact for the profiles given; at the end stands how far these are to be trusted.
+Thresholds are exact for the profiles given (the way down keeps its ratio to the way up); at the end stands how far the
+profiles are to be trusted.
 
   splitnn explain efficientnet_lite0 --device device.json --cloud cloud.json --link 2Mbps/40ms
   splitnn explain efficientnet_lite0 --device device.json --cloud cloud.json --link 2Mbps/40ms --codecs all --json
