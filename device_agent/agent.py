@@ -14,6 +14,7 @@ from device_agent.cloud import Cloud
 from device_agent.courses import Aside, Course, Courses
 from device_agent.navigator import Navigator, parse_pin
 from device_agent.patience import Patience
+from device_agent.refusals import Refusals
 from splitnn.cost.profile import Profile
 from splitnn.errors import (
     CodecError,
@@ -82,7 +83,8 @@ class Agent:
         self._courses = Courses(navigator, compile=self._compiled, aside=aside, instrument=self._instrument)
         self._ran: WeakSet[Pipeline] = WeakSet()  # a first run is slower and says nothing of the device
         self._news = asyncio.Event()
-        self._was_up = False
+        self._was_up = self._was_found = False
+        self._refusals = Refusals(clock=clock)
         self._under_way = 0
         self._idle = asyncio.Event()
         self._accepts = True
@@ -134,7 +136,9 @@ class Agent:
         while True:
             await self._news.wait()
             self._news.clear()
-            if self._cloud.is_up and self._cloud.report is not None:
+            if self._navigator.uses_cloud and not self._cloud.is_up:
+                continue  # nothing new can be known of it; what was decided tells which requests miss it
+            if self._cloud.report is not None:
                 self._navigator.learn(self._cloud.report)
             try:
                 await self._courses.replan()
@@ -157,11 +161,11 @@ class Agent:
     async def _follow(self, request: Request) -> Answer:
         started_s = self._clock()
         deadline_s = min(request.deadline_s, started_s + self._deadline_s)
-        course, degraded = await self._choose(request)
+        load = samples_of(self._model.graph, request.tensors) / self._model.graph.batch
+        course, degraded = await self._choose(request, load)
         choose_s = self._clock() - started_s
         pipeline = course.pipeline
         progress = await pipeline.start(request.tensors, deadline_s=deadline_s, request_id=request.request_id)
-        load = samples_of(self._model.graph, request.tensors) / self._model.graph.batch
         if progress.stage_s and load == 1 and pipeline in self._ran:
             self._navigator.observe_device(pipeline.stages[0].layers, progress.stage_s[0])
         self._ran.add(pipeline)
@@ -177,15 +181,16 @@ class Agent:
             progress,
             total_s=self._clock() - started_s,
             choose_s=choose_s,
+            load=load,
             degraded=degraded,
             slowdown=self._slowdown,
         )
         return self._answer(request, course.pipeline.outputs(progress), progress, parameters)
 
-    async def _choose(self, request: Request) -> tuple[Course, str]:
+    async def _choose(self, request: Request, load: float) -> tuple[Course, str]:
         """The course that the request asks for with its parameter ``plan``, else the current one.
 
-        The second is the reason when it must be the device alone, because the cloud is lost.
+        The second is the reason when it must be the device alone, because the cloud is lost or refuses the plan.
         """
         asked = str(request.parameters.get("plan", "auto"))
         try:
@@ -193,9 +198,11 @@ class Agent:
         except ValueError as error:
             raise InvalidInput(f"the request's parameter 'plan': {error}") from error
         course = await self._courses.asked_for(pin)
-        needs_cloud = self._navigator.uses_cloud if pin == "auto" else not course.plan.is_local
-        if needs_cloud and not self._cloud.is_up:
+        is_undecided = pin == "auto" and self._navigator.uses_cloud and not self._was_found
+        if (is_undecided or not course.plan.is_local) and not self._cloud.is_up:
             return self._courses.on_device, self._cloud.lost_because
+        if pin == "auto" and (reason := self._refusals.reason(course.plan.id, load=load)):
+            return self._courses.on_device, f"the cloud refuses this plan: {reason}"
         return course, ""
 
     async def _ask_cloud(self, course: Course, progress: Progress, load: float) -> tuple[Progress, str]:
@@ -222,9 +229,17 @@ class Agent:
             if waited_s >= self._patience.patient_s(remote_s) * _NEARLY:  # else the request was in a hurry, no more
                 self._cloud.estimator.observe_unfinished(round(cost.sent_bytes * load), waited_s)
                 self._cloud.lose(f"DeadlineExceeded: {reason}")
-        except (TransportError, RequestError, CodecError) as error:
+        except (RequestError, CodecError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            done = await pipeline.finish_here(progress)
+            # The device has no objection, so it is not the request.
+            if self._refusals.add(course.plan.id, load=load, reason=reason):
+                _log.error("the cloud refuses what this plan sends; not used for a while: %s: %s", course.plan, reason)
+            return done, reason
+        except TransportError as error:
             reason = f"{type(error).__name__}: {error}"
         else:
+            self._refusals.clear(course.plan.id, load=load)
             timings = done.answers[-1].timings
             if load == 1:
                 self._navigator.observe_cloud(rest, timings.queue_s + timings.compute_s)
@@ -270,6 +285,7 @@ class Agent:
 
     def _on_cloud_change(self) -> None:
         if self._cloud.is_up and not self._was_up:
+            self._was_found = True
             self._navigator.restart()
             self._instrument.recovered()
         self._was_up = self._cloud.is_up

@@ -29,19 +29,22 @@ from splitnn.errors import (
     UnknownModel,
 )
 from splitnn.graph.graph import Graph
-from splitnn.transport.base import Answer, Clock, Description, HostReport, Probe, Request, Transport
+from splitnn.transport.base import Answer, Clock, HostReport, Probe, Request, Transport
 
 _log = logging.getLogger(__name__)
 _LEAST_SLOWDOWN, _MOST_SLOWDOWN = 0.01, 1000.0  # what may be believed
-_REPORT_SHARE = 100  # requests wait behind a report: 100 kB at 0.13 Mbit/s hold the link for 6 s
+_REPORT_SHARE = 100  # requests wait behind a report,
+_PROBE_SHARE = 20  # and behind probes: so many times longer than they took the link is left alone
+_MOST_UNDER_WAY = 64  # requests;
+_MOST_BYTES = 512 * 2**20  # of their tensors
 
 
 class Control(Protocol):
     """What the cloud says about itself; ``ControlClient`` is one."""
 
-    async def get_model(self, name: str, *, version: str = "", timeout_s: float) -> Description: ...
-
-    async def get_profile(self, name: str, *, version: str = "", timeout_s: float) -> HostReport: ...
+    async def get_profile(
+        self, name: str, *, version: str = "", known_profile: str = "", timeout_s: float
+    ) -> HostReport: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,10 @@ class Rhythm:
     steady_s: float = 10.0  # up for so long, a cloud is trusted like a new one
     ping_every_s: float = 2.0
     ping_timeout_s: float = 1.5
-    report_every_s: float = 30.0  # a report is as long as a profile, and may have a hundredth of a slow link's time,
-    measuring_every_s: float = 2.0  # unless the cloud is still measuring one
+    report_every_s: float = 10.0
+    measuring_every_s: float = 2.0  # while it measures its profile
     report_timeout_s: float = 20.0
-    stale_s: float = 5.0  # no transfer told the rate for so long: probe
+    stale_s: float = 5.0  # no transfer told the rate for so long: probe; and the least time between two trains
 
 
 class Cloud:
@@ -90,13 +93,15 @@ class Cloud:
         self._chance = chance or random.Random()
         self._clock = clock
         self._is_verified = False  # it serves this very model
-        self._must_probe = False  # before it is used again
+        self._must_probe = True  # before it is used: requests that are small on a fast link would never tell
+        self._probe_not_before_s = clock()
         self._found_s = self._reported_s = clock()
         self._report_took_s = 0.0
         self._retry_s = rhythm.first_retry_s
         self._not_before_s = clock()  # the next attempt to find it
         self._busy_until_s = clock()
         self._under_way = 0
+        self._held_bytes = 0
         self._woken = asyncio.Event()
 
     @property
@@ -114,12 +119,16 @@ class Cloud:
         self._subscribers.append(callback)
 
     async def infer(self, request: Request) -> Answer:
-        """See ``Transport.infer``. Refuses at once while the cloud is lost, or wants to be left alone."""
+        """See ``Transport.infer``. Refuses at once while the cloud is lost, or wants to be left alone, or is full."""
         if not self.is_up:
             raise Unavailable(self.lost_because)
         if (busy_s := self._busy_until_s - self._clock()) > 0:
             raise Overloaded("the cloud asked to be left alone for a while", busy_s)
+        held_bytes = sum(value.nbytes for value in request.tensors.values() if not isinstance(value, int))
+        if self._under_way >= _MOST_UNDER_WAY or (self._under_way and self._held_bytes + held_bytes > _MOST_BYTES):
+            raise Overloaded(f"{self._under_way} requests of {self._held_bytes} bytes wait for the cloud already")
         self._under_way += 1
+        self._held_bytes += held_bytes
         try:
             answer = await self._transport.infer(request)
         except Overloaded as error:
@@ -129,16 +138,16 @@ class Cloud:
             self._is_verified = False
             self.lose(f"the cloud serves something else: {error}")
             raise
-        except DeadlineExceeded as error:
+        except DeadlineExceeded:
             self._must_probe = True  # the link may have become too slow for the plan
-            self.lose(_in_words(error))
-            raise
+            raise  # whether the time was enough is known to who gave it: ``lose`` is theirs to call
         except TransportError as error:
             self._is_verified = False  # it may be another process that comes back, with its models not loaded yet
             self.lose(_in_words(error))
             raise
         finally:
             self._under_way -= 1
+            self._held_bytes -= held_bytes
         self.estimator.observe(
             answer.sent_bytes,
             answer.elapsed_s,
@@ -160,6 +169,7 @@ class Cloud:
         if not self.is_up:
             return
         self.lost_because = reason
+        self._must_probe = True
         if self._clock() - self._found_s >= self._rhythm.steady_s:
             self._retry_s = self._rhythm.first_retry_s
         else:  # it answers checks and fails requests: no request may pay for finding that out again and again
@@ -187,21 +197,13 @@ class Cloud:
 
     async def _find(self) -> bool:
         """Whether the cloud answers and serves this model."""
-        rhythm = self._rhythm
         try:
             await self._ping()
             if not self._is_verified:
-                found = await self._control.get_model(
-                    self._name, version=self._digest, timeout_s=rhythm.report_timeout_s
-                )
-                if found.digest != self._digest:
-                    raise DigestMismatch(f"its {self._name!r} is {found.digest[:12]}, here it is {self._digest[:12]}")
-                self._is_verified = True
-            if self.report is None:
                 await self._ask_report()
-            if self._must_probe:
-                await probe_link(self._transport, self.estimator, is_free=self._is_free, clock=self._clock)
-                self._must_probe = False
+                self._is_verified = True
+            if self._must_probe and self._may_probe():
+                await self._probe_link()
         except (TransportError, RequestError, CodecError) as error:
             reason = _in_words(error)
             if reason != self.lost_because:
@@ -216,15 +218,15 @@ class Cloud:
         return True
 
     async def _look(self) -> None:
-        """What is worth knowing of a cloud that is up, while no request needs the link."""
-        if self._under_way:
-            return  # it would wait behind the request's own bytes, and time those
+        """What is worth knowing of a cloud that is up. Only reports, which are small, are asked for beside requests."""
         try:
-            await self._ping()
-            if self.estimator.age_s > self._rhythm.stale_s:
-                await probe_link(self._transport, self.estimator, is_free=self._is_free, clock=self._clock)
-                self._tell()
-            is_measuring = self.report is None or self.report.profile is None
+            if self._is_free():  # else it would wait behind the requests' own bytes, and time those
+                await self._ping()
+                doubtful = self._must_probe or self.estimator.is_bound or self.estimator.age_s > self._rhythm.stale_s
+                if doubtful and self._may_probe():
+                    await self._probe_link()
+                    self._tell()
+            is_measuring = self.report is None or not self.report.profile_id
             every_s = self._rhythm.measuring_every_s if is_measuring else self._rhythm.report_every_s
             every_s = max(every_s, self._report_took_s * _REPORT_SHARE)
             if self._clock() - self._reported_s > every_s:
@@ -237,19 +239,41 @@ class Cloud:
     def _is_free(self) -> bool:
         return not self._under_way
 
+    def _may_probe(self) -> bool:
+        return self._clock() >= self._probe_not_before_s
+
+    async def _probe_link(self) -> None:
+        began_s = self._clock()
+        try:
+            await probe_link(self._transport, self.estimator, is_free=self._is_free, clock=self._clock)
+            self._must_probe = False
+        finally:
+            now_s = self._clock()
+            self._probe_not_before_s = now_s + max(self._rhythm.stale_s, (now_s - began_s) * _PROBE_SHARE)
+
     async def _ping(self) -> None:
         probe = await self._transport.probe(0, timeout_s=self._rhythm.ping_timeout_s)
         if not self._under_way:
             self.estimator.observe_round_trip(probe.elapsed_s)
 
     async def _ask_report(self) -> None:
+        """Raises DigestMismatch: the cloud serves another model under this name."""
         asked_s = self._clock()
+        known = self.report or HostReport(None)
         report = await self._control.get_profile(
-            self._name, version=self._digest, timeout_s=self._rhythm.report_timeout_s
+            self._name,
+            version=self._digest,
+            known_profile=known.profile_id,
+            timeout_s=self._rhythm.report_timeout_s,
         )
         self._reported_s = self._clock()
-        self._report_took_s = self._reported_s - asked_s
-        if report.profile is not None:
+        # A profile comes once, however long a slow link takes for it; what comes again and again is the load.
+        self._report_took_s = 0.0 if report.profile is not None else self._reported_s - asked_s
+        if report.digest != self._digest:
+            raise DigestMismatch(f"its {self._name!r} is {report.digest[:12]}, here it is {self._digest[:12]}")
+        if report.profile is None and report.profile_id == known.profile_id:
+            report = replace(report, profile=known.profile)
+        elif report.profile is not None:
             try:
                 report.profile.check_fits(self._graph, self._digest)
             except ProfileMismatch as error:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from device_agent.navigator import Navigator, Pin
+from splitnn.errors import Overloaded
 from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.pipeline import Pipeline
 
 _KEPT = 32  # all ways that an experiment weighs against each other; their weights are shared
+_MOST_ASKING = 32
 _T = TypeVar("_T")
 
 
@@ -41,6 +44,8 @@ class Courses:
         self._aside = aside
         self._instrument = instrument
         self._pipelines: OrderedDict[str, Pipeline] = OrderedDict()
+        self._compiling = asyncio.Lock()
+        self._asking = 0  # requests that wait for a plan of their own
         self.on_device = Course(navigator.on_device, compile(navigator.on_device))
         self.current = self.on_device
 
@@ -62,18 +67,29 @@ class Courses:
             self._instrument.plan_changed(old=str(before), new=str(decision.plan), reason=decision.reason)
 
     async def asked_for(self, pin: Pin) -> Course:
-        """The course of one request that says where it wants to run."""
+        """The course of one request that says where it wants to run.
+
+        Raises:
+            Overloaded: many such requests wait for their plans to be compiled already.
+        """
         if pin == "auto":
             return self.current
-        now = self._navigator.conditions()
-        plan = await self._aside(lambda: self._navigator.priced(pin, now))
-        return Course(plan, await self._compiled(plan))
+        if self._asking >= _MOST_ASKING:
+            raise Overloaded(f"{self._asking} requests with plans of their own wait for them to be compiled already")
+        self._asking += 1
+        try:
+            now = self._navigator.conditions()
+            plan = await self._aside(lambda: self._navigator.priced(pin, now))
+            return Course(plan, await self._compiled(plan))
+        finally:
+            self._asking -= 1
 
     async def _compiled(self, plan: Plan) -> Pipeline:
-        if (pipeline := self._pipelines.get(plan.id)) is None:
-            pipeline = await self._aside(lambda: self._compile(plan))
-        self._pipelines[plan.id] = pipeline
+        if plan.id not in self._pipelines:
+            async with self._compiling:  # one after the other: each takes a core from the requests
+                if plan.id not in self._pipelines:
+                    self._pipelines[plan.id] = await self._aside(lambda: self._compile(plan))
+                    if len(self._pipelines) > _KEPT:
+                        self._pipelines.popitem(last=False)
         self._pipelines.move_to_end(plan.id)
-        if len(self._pipelines) > _KEPT:
-            self._pipelines.popitem(last=False)
-        return pipeline
+        return self._pipelines[plan.id]

@@ -17,6 +17,7 @@ from splitnn.graph.graph import Graph
 from splitnn.planner.plan import Plan
 from splitnn.runtime.replan import Conditions, Decision, Policy, decide, reprice
 from splitnn.transport.base import Clock, HostReport
+from splitnn.transport.codec import codec
 
 DEVICE, CLOUD = "device", "cloud"
 _FRESH_S = 10.0  # what requests tell of the cloud's speed counts for so long, then its own report does
@@ -28,10 +29,10 @@ Pin = Literal["auto", "device", "cloud"] | Plan
 
 
 def parse_pin(text: str, graph: Graph, digest: str) -> Pin:
-    """``auto``, ``device``, ``cloud``, or a plan's line.
+    """``auto``, ``device``, ``cloud``, or a plan's line. Whoever writes a lossy codec into a line has asked for it.
 
     Raises:
-        ValueError: none of these, or no plan of this model for a device and a cloud.
+        ValueError: none of these, or no plan of this model for a device and a cloud, or a codec that cannot be.
     """
     match text:
         case "auto" | "device" | "cloud":
@@ -42,6 +43,10 @@ def parse_pin(text: str, graph: Graph, digest: str) -> Pin:
         raise ValueError(f"a plan is auto, device, cloud or a plan's line; {error}") from error
     if len(plan.hosts) != 2:
         raise ValueError(f"a plan for a device and a cloud has two hosts, not {list(plan.hosts)}")
+    for tensor, name in plan.hops[0].items():
+        if not codec(name).accepts(graph.tensors[tensor]):
+            spec = graph.tensors[tensor]
+            raise ValueError(f"codec {name!r} takes no {spec.dtype} {list(spec.shape)} such as tensor {tensor!r}")
     return plan
 
 

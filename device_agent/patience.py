@@ -14,6 +14,10 @@ class Patience:
     reserve_multiple: float = 1.5
     reserve_slack_s: float = 0.02
 
+    def patient_s(self, remote_s: float) -> float:
+        """The longest wait for what is predicted to take ``remote_s``; a cloud that lets it pass is as good as lost."""
+        return remote_s * self.multiple + self.slack_s
+
     def until_s(self, *, now_s: float, deadline_s: float, remote_s: float, local_s: float) -> float | None:
         """The instant at which to stop waiting; None when there is no time to ask the cloud at all.
 
@@ -21,7 +25,7 @@ class Patience:
         that the device cannot keep in any case is the cloud's alone.
         """
         reserve_s = local_s * self.reserve_multiple + self.reserve_slack_s
-        patient_s = now_s + remote_s * self.multiple + self.slack_s
+        patient_s = now_s + self.patient_s(remote_s)
         if now_s + remote_s <= deadline_s - reserve_s:
             return min(patient_s, deadline_s - reserve_s)
         if now_s < deadline_s < now_s + local_s and remote_s < local_s:

@@ -6,37 +6,43 @@ import time
 from collections.abc import Callable
 
 from splitnn.cost.bandwidth import LinkEstimator
-from splitnn.errors import TransportError
+from splitnn.errors import DeadlineExceeded
 from splitnn.transport.base import Clock, Transport
 
-_FIRST_BYTES = 4_096, 65_536  # the least and the most
-_TRAIN_BYTES = 262_144  # at most, all together
+_FIRST_BYTES = 512  # whatever is believed: the link may have become a thousand times slower
+_TRAIN_BYTES = 524_288  # at most, all together
+_GROWTH = 4
 _TIMED = 3  # probes that were long enough to tell the rate: fewer do not outweigh what was believed
+_SHORT_S = 0.01  # below it a probe tells more about the processor than about the link
 _TIMEOUT_S = 2.0
 
 
 async def probe_link(
     transport: Transport, estimator: LinkEstimator, *, is_free: Callable[[], bool], clock: Clock = time.monotonic
 ) -> None:
-    """Tell the estimator of a few probes, at most 256 KiB in all; stops where a request needs the link.
+    """Tell the estimator of a few probes, at most 512 KiB in all; stops where a request needs the link.
 
-    The first opens TCP's window. Larger ones follow one that was too quick to be timed.
+    They grow until one is long enough to be timed, so that a slow link carries little and a fast one is known at once.
+    The first ones open TCP's window.
+
+    Raises:
+        TransportError: the far side is gone. That it did not answer in time tells of the link instead.
     """
-    size = int(estimator.bandwidth_bps() * max(2 * estimator.round_trip_s, 0.02) / 8)
-    size = min(max(size, _FIRST_BYTES[0]), _FIRST_BYTES[1])
-    left, timed = _TRAIN_BYTES, 0
-    while timed < _TIMED and size <= left and is_free():
+    size, left, timed = _FIRST_BYTES, _TRAIN_BYTES, 0
+    while timed < _TIMED and 0 < size <= left and is_free():
         left -= size
         started_s = clock()
         try:
             probe = await transport.probe(size, timeout_s=_TIMEOUT_S)
-        except TransportError:
+        except DeadlineExceeded:
             estimator.observe_unfinished(size, clock() - started_s)
             return
         if not is_free():  # it shared the link
             return
-        estimator.observe_probe(size, probe.elapsed_s)
-        if probe.elapsed_s > 2 * estimator.round_trip_s:
+        if probe.elapsed_s > max(2 * estimator.round_trip_s, _SHORT_S):
             timed += 1
-        else:
-            size *= 4
+            estimator.observe_probe(size, probe.elapsed_s)
+        elif left:
+            size = min(size * _GROWTH, left)
+        else:  # the link is faster than can be told: at least so fast
+            estimator.observe_probe(size, probe.elapsed_s)

@@ -121,6 +121,11 @@ class LinkEstimator:
         return len(self._warm) + len(self._after_idle)
 
     @property
+    def is_bound(self) -> bool:
+        """Whether no transfer has told the rate: small ones on a fast link only say that it is not slower."""
+        return not any(transfer.meaning == "rate" for transfer in (*self._warm, *self._after_idle))
+
+    @property
     def age_s(self) -> float:
         """Seconds since a transfer last told the rate; infinite before the first."""
         return math.inf if self._measured_s is None else self._clock() - self._measured_s
@@ -153,6 +158,10 @@ class LinkEstimator:
             return
         self._measured_s = self._clock()
         best_bps = max(_rate_bps(self._warm) or 0.0, _rate_bps(self._after_idle) or 0.0)
+        if new.meaning == "rate":  # lower bounds below it say nothing that it does not, and must not outvote it
+            known = [t for t in series if t.meaning != "at least" or t.rate_bps > new.rate_bps]
+            series.clear()
+            series.extend(known)
         series.append(new)
         if self._proves_change(new, best_bps):
             self._run = [new]

@@ -8,14 +8,14 @@ from typing import Literal, TypeVar
 
 from splitnn.cost.network import parse_link
 from splitnn.cost.profile import Profile
-from splitnn.errors import DeadlineExceeded, DigestMismatch, Overloaded, Unavailable
+from splitnn.errors import DeadlineExceeded, DigestMismatch, Overloaded, PayloadTooLarge, Unavailable
 from splitnn.graph.model import Model
 from splitnn.runtime.engine import Engine, Executed
 from splitnn.runtime.stage import stage
-from splitnn.transport.base import Answer, Description, HostReport, Probe, Request, Timings
+from splitnn.transport.base import Answer, HostReport, Probe, Request, Timings
 
 T = TypeVar("T")
-State = Literal["well", "dead", "black hole", "overloaded", "other model", "loading"]
+State = Literal["well", "dead", "black hole", "overloaded", "other model", "loading", "too large"]
 NAME = "net"
 
 
@@ -61,6 +61,7 @@ class FakeCloud:
         self.cancelled = 0
         self.probed_bytes = 0
         self.reports = 0
+        self.profiles_sent = 0
         self.report_s = 0.0  # a report takes so much longer than other news
         self._link = asyncio.Lock()  # requests share it
         self.set_link(link)
@@ -95,30 +96,33 @@ class FakeCloud:
     async def probe(self, size_bytes: int, *, timeout_s: float) -> Probe:
         now = asyncio.get_running_loop().time
         await self._suffer(
-            "well" if self.state in ("overloaded", "other model", "loading") else self.state, now() + timeout_s
+            "well" if self.state in ("overloaded", "other model", "loading", "too large") else self.state,
+            now() + timeout_s,
         )
         self.probed_bytes += size_bytes
         elapsed_s = self.up.transfer_seconds(size_bytes) + self.down.latency_s
         await self._pass(elapsed_s, now() + timeout_s)
         return Probe(size_bytes, elapsed_s, now())
 
-    async def get_model(self, name: str, *, version: str = "", timeout_s: float) -> Description:
-        await self._control(timeout_s)
-        digest = "0" * 64 if self.state == "other model" else self.model.digest
-        return Description(name, digest, self.model.graph)
-
-    async def get_profile(self, name: str, *, version: str = "", timeout_s: float) -> HostReport:
+    async def get_profile(
+        self, name: str, *, version: str = "", known_profile: str = "", timeout_s: float
+    ) -> HostReport:
         await self._control(timeout_s)
         await asyncio.sleep(self.report_s)
         self.reports += 1
-        return HostReport(self.profile, slowdown=self.slowdown)
+        profile_id = "" if self.profile is None else str(id(self.profile))
+        sent = None if profile_id == known_profile else self.profile
+        self.profiles_sent += sent is not None
+        digest = "0" * 64 if self.state == "other model" else self.model.digest
+        return HostReport(sent, slowdown=self.slowdown, digest=digest, profile_id=profile_id)
 
     async def close(self) -> None:
         pass
 
     async def _control(self, timeout_s: float) -> None:
         await self._suffer(
-            "well" if self.state == "overloaded" else self.state, asyncio.get_running_loop().time() + timeout_s
+            "well" if self.state in ("overloaded", "too large") else self.state,
+            asyncio.get_running_loop().time() + timeout_s,
         )
         await asyncio.sleep(0.02)
 
@@ -134,6 +138,8 @@ class FakeCloud:
                 raise DeadlineExceeded("no answer")
             case "overloaded":
                 raise Overloaded("64 requests wait already", 5.0)
+            case "too large":
+                raise PayloadTooLarge("at most 10 bytes are accepted")
             case "other model":
                 if self.asked:
                     raise DigestMismatch("the request is for another model")

@@ -15,15 +15,25 @@ import torch
 
 from device_agent.agent import Agent
 from device_agent.cloud import Cloud
+from device_agent.courses import Courses
 from device_agent.navigator import CLOUD, DEVICE, Navigator, Pin
 from splitnn.cost.bandwidth import LinkEstimator
 from splitnn.cost.network import parse_link
 from splitnn.cost.profile import Profile, Timing
-from splitnn.errors import DigestMismatch, InvalidInput, RequestError, TransportError, Unavailable, UnknownModel
+from splitnn.errors import (
+    DigestMismatch,
+    InvalidInput,
+    Overloaded,
+    RequestError,
+    TransportError,
+    Unavailable,
+    UnknownModel,
+)
 from splitnn.graph.capture import capture
 from splitnn.graph.model import Model, Value
 from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
+from splitnn.runtime.pipeline import Pipeline
 from splitnn.runtime.stage import stage
 from splitnn.transport.base import Answer, Request
 from tests.device_agent.fake_cloud import NAME, FakeCloud, InlineEngine, State
@@ -83,6 +93,7 @@ class World:
     moments: Moments
     model: Model
     name: str
+    navigator: Navigator
     answers: int = 0
 
     async def ask(self, *, timeout_s: float = 5.0, check: bool = True, plan: str = "auto") -> Answer:
@@ -149,7 +160,7 @@ async def world(
     )
     tasks = [asyncio.create_task(work) for work in (agent.steer(), cloud.watch())]
     try:
-        yield World(agent, cloud, far, moments, model, name)
+        yield World(agent, cloud, far, moments, model, name, navigator)
     finally:
         assert not any(task.done() for task in tasks)
         for task in tasks:
@@ -344,7 +355,7 @@ def test_probes_take_a_bounded_part_of_the_link() -> None:
             began_s = asyncio.get_running_loop().time()
             await asyncio.sleep(300)
             rate = (w.far.probed_bytes - before) * 8 / (asyncio.get_running_loop().time() - began_s)
-            assert rate < 262_144 * 8 / 5  # a train each five seconds
+            assert 0 < rate < 1000 / 5
 
     virtually(test)
 
@@ -354,11 +365,14 @@ def test_a_request_that_has_begun_keeps_its_plan_when_the_plan_changes() -> None
         async with world(link="100kbps/100ms") as w:
             await w.until(lambda: not w.agent.plan.is_local)
             before = w.agent.plan.id
+            w.far.set_link("1kbps/2s")
             slow = asyncio.create_task(w.ask())
             await asyncio.sleep(0.02)
             for _ in range(4):
                 w.cloud.estimator.observe_unfinished(10_000, 100.0)
-            w.cloud.lose("so that the agent plans again")
+            while w.agent.plan.id == before:
+                await w.ask(plan="device")  # so that the agent plans again
+                assert not slow.done()
             answer = await slow
             assert answer.parameters["plan_id"] == before
             assert w.agent.plan.id != before
@@ -444,9 +458,7 @@ def test_bad_requests_are_refused_by_name_and_the_next_good_one_works() -> None:
         async with world() as w:
             (x,) = w.model.graph.inputs
             assert "'lion'" in await refused(w, UnknownModel, model="lion")
-            assert "'7'" in await refused(w, UnknownModel, version="7") or "7" in await refused(
-                w, UnknownModel, version="7"
-            )
+            assert " 7 here" in await refused(w, UnknownModel, version="7")
             await refused(w, DigestMismatch, digest="f" * 64)
             assert x in await refused(w, InvalidInput, tensors={x: torch.zeros(2, 2)})
             assert "'picture'" in await refused(w, InvalidInput, tensors={"picture": torch.zeros(2, 2)})
@@ -506,3 +518,174 @@ def test_reports_have_a_hundredth_of_the_time_at_most() -> None:
 
     assert run_virtually(reports_in_ten_minutes(0.0)) >= 15
     assert run_virtually(reports_in_ten_minutes(6.0)) <= 2  # 60 s of the link at every half minute
+
+
+def test_a_request_in_a_hurry_does_not_take_the_cloud_from_the_others() -> None:
+    async def test() -> None:
+        async with world("chain", pin="cloud") as w:
+            await w.until(lambda: not w.agent.plan.is_local and w.cloud.estimator.measured > 3)
+            believed_bps = w.cloud.estimator.bandwidth_bps()
+            hurry_s = len(w.model.graph) * LAYER_S * 1.5 + 0.2  # the device can keep it; the cloud would get more
+            for _ in range(5):
+                w.far.state = "black hole"
+                hurried = await w.ask(timeout_s=hurry_s)
+                w.far.state = "well"
+                assert "no answer" in str(hurried.parameters["degraded"])
+                assert w.cloud.is_up
+                assert "degraded" not in (await w.ask()).parameters
+            assert w.cloud.estimator.bandwidth_bps() == pytest.approx(believed_bps, rel=0.2)
+
+    virtually(test)
+
+
+def test_while_the_device_is_best_a_dead_cloud_is_missed_by_nobody() -> None:
+    async def test() -> None:
+        async with world(link="5kbps/10ms") as w:
+            await w.until(lambda: w.cloud.is_up and w.cloud.estimator.bandwidth_bps() < 20_000)
+            await w.until(lambda: w.agent.plan.is_local)
+            w.far.state = "dead"
+            await w.until(lambda: not w.cloud.is_up)
+            before = len(w.moments.degradations)
+            for _ in range(5):
+                assert "degraded" not in (await w.ask()).parameters
+            assert len(w.moments.degradations) == before
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("link", ["40Mbps/20ms", "2Mbps/20ms", "200Mbps/5ms"])
+def test_the_first_decision_knows_the_link(link: str) -> None:
+    async def test() -> None:
+        async with world(link=link) as w:
+            began_s = asyncio.get_running_loop().time()
+            while not w.cloud.is_up:
+                await asyncio.sleep(0.01)
+            assert asyncio.get_running_loop().time() - began_s < 1
+            up, _ = parse_link(link)
+            assert w.cloud.estimator.bandwidth_bps() == pytest.approx(up.bandwidth_bps, rel=0.1)
+            assert w.far.asked == 0
+
+    virtually(test)
+
+
+def test_a_profile_is_sent_once_and_again_when_it_has_changed() -> None:
+    async def test() -> None:
+        async with world() as w:
+            await w.until(lambda: w.cloud.is_up)
+            await asyncio.sleep(120)
+            assert w.far.reports > 5
+            assert w.far.profiles_sent == 1
+            w.far.state = "dead"
+            await w.until(lambda: not w.cloud.is_up)
+            w.far.state = "well"
+            w.far.slowdown = 3.0
+            await w.until(lambda: w.cloud.is_up)
+            assert w.cloud.report is not None
+            assert w.cloud.report.slowdown == 3.0  # not what it was before the restart
+            assert w.far.profiles_sent == 1
+            w.far.profile = profile(w.model, CLOUD, 0.002)
+            await asyncio.sleep(120)
+            assert w.cloud.report.profile is w.far.profile
+            assert w.far.profiles_sent == 2
+
+    virtually(test)
+
+
+def test_the_load_is_asked_for_under_steady_requests_too() -> None:
+    async def test() -> None:
+        async with world(link="50kbps/50ms", pin="cloud") as w:
+            await w.until(lambda: w.cloud.is_up)
+            before = w.far.reports
+
+            async def user() -> None:
+                while True:
+                    await w.ask(timeout_s=60)
+
+            users = [asyncio.create_task(user()) for _ in range(3)]
+            await asyncio.sleep(60)
+            assert w.far.reports >= before + 3
+            for each in users:
+                each.cancel()
+            await asyncio.gather(*users, return_exceptions=True)
+
+    virtually(test)
+
+
+def test_a_plan_that_the_cloud_refuses_is_not_sent_with_every_request() -> None:
+    async def test() -> None:
+        async with world() as w:
+            await w.until(lambda: not w.agent.plan.is_local)
+            for _ in range(20):  # until the plan is as it will stay
+                await w.ask()
+            w.far.state = "too large"
+            asked = w.far.asked
+            for _ in range(20):
+                answer = await w.ask()
+                assert "PayloadTooLarge" in str(answer.parameters["degraded"])
+            assert w.far.asked == asked + 3
+            assert w.cloud.is_up
+            w.far.state = "well"
+            await asyncio.sleep(61)
+            assert "degraded" not in (await w.ask()).parameters
+
+    virtually(test)
+
+
+def test_a_request_may_name_only_codecs_that_can_be() -> None:
+    async def test() -> None:
+        async with world(pin="cloud") as w:
+            await w.until(lambda: not w.agent.plan.is_local)
+            line = str((await w.ask()).parameters["plan"])
+            (x,) = w.model.graph.inputs
+            assert f"{x}=raw" in line
+            for wrong in ("brotli", "jpeg90"):
+                with pytest.raises(InvalidInput, match=wrong):
+                    await w.ask(plan=line.replace("=raw", f"={wrong}"))
+            lossy = line.replace("=raw", "=int8").replace("| exact |", "| fast |")
+            await w.ask(plan=lossy, check=False)  # who writes it has asked for it
+
+    virtually(test)
+
+
+def test_the_predictions_of_a_batch_are_those_of_the_batch() -> None:
+    async def test() -> None:
+        async with world("chain", pin="cloud") as w:
+            await w.until(lambda: not w.agent.plan.is_local)
+            one = (await w.ask()).parameters
+            (x,) = w.model.graph.inputs
+            value = w.model.example[x]
+            assert isinstance(value, torch.Tensor)
+            deadline_s = asyncio.get_running_loop().time() + 5
+            four = (await w.agent.infer(Request(NAME, {x: torch.cat([value] * 4)}, deadline_s=deadline_s))).parameters
+            assert float(four["predicted_sent_bytes"]) == 4 * float(one["predicted_sent_bytes"])
+            assert four["sent_bytes"] == four["predicted_sent_bytes"]
+            assert float(one["predicted_s"]) < float(four["predicted_s"]) < 4 * float(one["predicted_s"])
+
+    virtually(test)
+
+
+def test_requests_that_ask_for_the_same_plan_at_once_compile_it_once() -> None:
+    async def test() -> None:
+        async with world() as w:
+            await w.until(lambda: not w.agent.plan.is_local)
+            compiled = 0
+
+            async def later(function: Callable[[], T], /) -> T:
+                nonlocal compiled
+                await asyncio.sleep(0.1)
+                made = function()
+                compiled += isinstance(made, Pipeline)
+                return made
+
+            model = w.model
+            plans = [w.agent.plan]
+            courses = Courses(
+                w.navigator, compile=lambda plan: Pipeline(model, plan, [w.cloud]), aside=later, instrument=w.moments
+            )
+            found = await asyncio.gather(*(courses.asked_for(plans[0]) for _ in range(20)))
+            assert compiled == 1
+            assert len({id(course.pipeline) for course in found}) == 1
+            many = await asyncio.gather(*(courses.asked_for(plans[0]) for _ in range(100)), return_exceptions=True)
+            assert any(isinstance(each, Overloaded) for each in many)
+
+    virtually(test)
