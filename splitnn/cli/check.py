@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--cuts", metavar="N", type=_count, default=20, help="random closed cuts (default 20)")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the random cuts (default 0)")
     parser.add_argument(
-        "--budget", metavar="SECONDS", type=float, default=120.0, help="for the cuts of the order (default 120)"
+        "--budget", metavar="SECONDS", type=_seconds, default=120.0, help="for the cuts, not the capture (default 120)"
     )
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
     parser.set_defaults(run=run)
@@ -92,6 +92,13 @@ def _report(name: str, digest: str, eager_difference: float, verdict: Verdict) -
         places = ", ".join(verdict.different[:5]) + (" ..." if len(verdict.different) > 5 else "")
         lines.append(f"{len(verdict.different)} cuts DIFFER: after {places}")
     return "\n".join(lines)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return seconds
 
 
 def _count(text: str) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -22,6 +24,7 @@ from splitnn.graph.translate import Translation, translate
 
 Batch = Literal["auto", "fixed"]
 _LARGEST_BATCH = 1024
+_log = logging.getLogger(__name__)
 
 
 def capture(
@@ -45,15 +48,34 @@ def capture(
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     if not leaves:
         raise TypeError(f"the example inputs hold no tensor: {example_inputs!r}")
+    try:
+        model, expected = _captured(module, args, kwargs, leaves[0], batch)
+        return replace(model, eager_difference=_difference(model, expected))
+    except CaptureError:
+        raise
+    except Exception as error:  # the module's own code, torch.export and torch's operators raise many kinds
+        raise CaptureError(_advice(module, error)) from error
+
+
+def _captured(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], first: torch.Tensor, batch: Batch
+) -> tuple[Model, Any]:
+    """The model, and what the module itself returns for the example."""
     with _evaluating(module):
         expected = module(*_copied(args), **_copied(kwargs))
         exported = _export(module, args, kwargs, batch)
+    if changed := sorted(exported.graph_signature.buffers_to_mutate.values()):
+        _log.warning(
+            "%s changes its buffers %s while it runs; here every request starts from their present values",
+            type(module).__name__,
+            ", ".join(changed),
+        )
     translation = translate(exported)
     names = [spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
     flat = dict(zip(names, pytree.tree_leaves((args, kwargs)), strict=True))
     example = {name: flat[name].detach() for name in translation.program.inputs}
     weights = _weights(exported, translation)
-    samples = leaves[0].shape[0] if leaves[0].ndim else 1
+    samples = first.shape[0] if first.ndim else 1
     layers, tensors = lay_out(translation, weights, example, samples)
     used = {name for layer in layers for name in layer.weights}
     model = Model(
@@ -71,8 +93,7 @@ def capture(
         result=translation.result,
         example=example,
     )
-    object.__setattr__(model, "eager_difference", _difference(model, expected))
-    return model
+    return model, expected
 
 
 def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Batch) -> ExportedProgram:
@@ -147,8 +168,12 @@ def _difference(model: Model, expected: Any) -> float:
     got = [value for value in found if isinstance(value, torch.Tensor)]
     if len(want) != len(got):
         return 0.0  # the module returned plain values that depend on the batch; nothing to compare one by one
-    gaps = [(w.double() - g.double()).abs().nan_to_num() for w, g in zip(want, got, strict=True) if w.numel()]
+    gaps = [_wide(w).sub(_wide(g)).abs().nan_to_num() for w, g in zip(want, got, strict=True) if w.numel()]
     return max((gap.max().item() for gap in gaps), default=0.0)
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def _copied(nested: Any) -> Any:

@@ -84,8 +84,8 @@ class Code:
 
     def write(self, nodes: Sequence[Node], given: Sequence[str], wanted: Sequence[Any], device: str) -> None:
         """Write the code: arguments, kept values, calls, results."""
-        for name in given:
-            self._values[name] = self._graph.placeholder(_identifier(name))
+        for number, name in enumerate(given):  # a tensor may be called "0" or "class"; an argument may not
+            self._values[name] = self._graph.placeholder(f"given_{number}")
         for name, attribute in self._kept.items():
             self._values[name] = self._graph.get_attr(attribute)
 
@@ -101,8 +101,7 @@ class Code:
         for node in nodes:
             args = rewrite(node.args, argument)
             kwargs = {key: rewrite(value, argument) for key, value in node.kwargs.items()}
-            call = self._graph.create_node("call_function", resolve(node.op), args, kwargs, name=_identifier(node.name))
-            self._values[node.name] = call
+            self._values[node.name] = self._graph.call_function(resolve(node.op), args, kwargs)
         self._graph.output(tuple(rewrite(wanted, argument)))
 
     def module(self) -> fx.GraphModule:
@@ -112,7 +111,3 @@ class Code:
     def compiled(self) -> Callee:
         """The code alone, without ``nn.Module``'s call machinery."""
         return self.module().forward
-
-
-def _identifier(name: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "_" for c in name)

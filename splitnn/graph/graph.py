@@ -18,9 +18,12 @@ from splitnn.errors import InvalidInput
 
 DTYPE_BYTES = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1,
-    "uint8": 1, "bool": 1, "int": 8,
+    "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "bool": 1, "complex64": 8, "complex128": 16,
+    "float8_e4m3fn": 1, "float8_e5m2": 1, "int": 8,
 }  # fmt: skip
 """Bytes an element. ``"int"`` is a plain integer (a size that depends on the batch); it travels as one int64."""
+
+_MOST = 2**63  # no size, count of bytes or of operations is above it
 
 DATA_DEPENDENT = -1
 """The growth of a dimension whose size depends on the data (what a mask selects, say)."""
@@ -34,6 +37,18 @@ class TensorSpec:
     dtype: str  # torch's name without the prefix: "float32"; "int" for a plain integer
     batch_growth: tuple[int, ...] = ()  # by how much each dimension grows a sample (or DATA_DEPENDENT); () for none
     dim_order: tuple[int, ...] = ()  # dimensions from the largest stride to the smallest; () when contiguous
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPE_BYTES:
+            raise ValueError(f"dtype {self.dtype!r} cannot travel; these can: {', '.join(DTYPE_BYTES)}")
+        if any(type(size) is not int or size < 0 for size in self.shape):
+            raise ValueError(f"a shape holds whole numbers from 0, not {self.shape}")
+        if self.batch_growth and len(self.batch_growth) != len(self.shape):
+            raise ValueError(f"{len(self.shape)} dimensions have {len(self.batch_growth)} growths")
+        if any(type(growth) is not int or growth < DATA_DEPENDENT for growth in self.batch_growth):
+            raise ValueError(f"a dimension grows by a whole number from 0 (or DATA_DEPENDENT), not {self.batch_growth}")
+        if self.dim_order and sorted(self.dim_order) != list(range(len(self.shape))):
+            raise ValueError(f"{self.dim_order} is no order of {len(self.shape)} dimensions")
 
     @property
     def size_bytes(self) -> int:
@@ -218,17 +233,41 @@ class Graph:
         try:
             return cls(
                 layers=tuple(
-                    Layer(str(n), str(op), tuple(i), tuple(o), str(module), tuple(w), int(flops))
+                    Layer(str(n), str(op), tuple(i), tuple(o), str(module), tuple(w), _count(flops))
                     for n, op, i, o, module, w, flops in data["layers"]
                 ),
                 tensors={
-                    str(name): TensorSpec(tuple(shape), str(dtype), tuple(growth), tuple(order))
+                    str(name): _read_spec(shape, dtype, growth, order)
                     for name, (shape, dtype, growth, order) in data["tensors"].items()
                 },
                 inputs=tuple(data["inputs"]),
                 outputs=tuple(data["outputs"]),
-                weight_bytes={str(k): int(v) for k, v in data["weight_bytes"].items()},
-                batch=int(data["batch"]),
+                weight_bytes={str(k): _count(v) for k, v in data["weight_bytes"].items()},
+                batch=_count(data["batch"], least=1),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a graph: {error!r}") from error
+
+
+def _read_spec(shape: Any, dtype: Any, growth: Any, order: Any) -> TensorSpec:
+    """A TensorSpec of JSON. Raises ValueError: it is none."""
+    if dtype not in DTYPE_BYTES:
+        raise ValueError(f"not a graph: dtype {dtype!r}")
+    spec = TensorSpec(
+        shape=tuple(_count(size) for size in shape),
+        dtype=str(dtype),
+        batch_growth=tuple(_count(each, least=DATA_DEPENDENT) for each in growth),
+        dim_order=tuple(_count(each) for each in order),
+    )
+    if len(spec.batch_growth) not in (0, len(spec.shape)):
+        raise ValueError(f"not a graph: growth {spec.batch_growth} for shape {spec.shape}")
+    if spec.dim_order and sorted(spec.dim_order) != list(range(len(spec.shape))):
+        raise ValueError(f"not a graph: dimensions {spec.dim_order} for shape {spec.shape}")
+    return spec
+
+
+def _count(number: Any, *, least: int = 0) -> int:
+    """A whole number of JSON. Raises ValueError: it is none, or smaller."""
+    if isinstance(number, bool) or not isinstance(number, int) or not least <= number < _MOST:
+        raise ValueError(f"not a graph: {number!r} where a whole number from {least} belongs")
+    return number

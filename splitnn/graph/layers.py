@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from splitnn.errors import CaptureError
 from splitnn.graph.code import run_nodes
 from splitnn.graph.graph import DATA_DEPENDENT, Layer, TensorSpec
 from splitnn.graph.program import Node
@@ -63,6 +64,8 @@ def _weights_behind(nodes: tuple[Node, ...], constants: frozenset[str], weights:
 def _spec(value: Any, symbolic: Any, samples: int) -> TensorSpec:
     if not isinstance(value, torch.Tensor):
         return TensorSpec((), "int")
+    if value.layout != torch.strided or value.is_quantized:
+        raise CaptureError(f"a {value.layout} {value.dtype} tensor is made inside, which cannot travel")
     shape = tuple(value.shape)
     order = tuple(sorted(range(value.ndim), key=lambda i: (-value.stride()[i], i)))
     return TensorSpec(

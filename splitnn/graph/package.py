@@ -25,7 +25,7 @@ from splitnn.errors import PackageError
 from splitnn.graph.graph import Graph
 from splitnn.graph.model import Model, aligned
 from splitnn.graph.operators import resolve
-from splitnn.graph.program import Node, Program
+from splitnn.graph.program import Node, Program, Ref
 
 _FORMAT = "splitnn-package-1"
 _FILES = ("graph.json", "weights.safetensors", "example.safetensors")
@@ -101,7 +101,8 @@ def load(directory: str | os.PathLike[str]) -> Model:
             example=load_file(folder / "example.safetensors"),
             eager_difference=float(manifest["eager_difference"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+        _check_agreement(model)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, SafetensorError) as error:
         raise PackageError(f"{folder}: {error}") from error
     if model.digest != manifest["digest"]:
         raise PackageError(
@@ -125,6 +126,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     manifest = _json(path)
     if manifest.get("format") != _FORMAT:
         raise PackageError(f"{path}: format {manifest.get('format')!r}; this version reads {_FORMAT!r}")
+    if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("aliases"), dict):
+        raise PackageError(f"{path}: files and aliases must be JSON objects")
     if absent := {"digest", "eager_difference", "aliases", "files"} - manifest.keys():
         raise PackageError(f"{path}: {sorted(absent)} missing")
     return manifest
@@ -147,10 +150,33 @@ def _stamp(path: Path) -> list[Any]:
         return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
+def _check_agreement(model: Model) -> None:
+    """The graph that is planned must be the program that runs."""
+    graph, program = model.graph, model.program
+    made = {node.name for node in program.nodes}
+    returned = tuple(output.name if isinstance(output, Ref) else output for output in program.outputs)
+    if (graph.inputs, graph.outputs) != (program.inputs, returned):
+        raise ValueError("graph and program have other inputs or outputs")
+    if unknown := [tensor for tensor in graph.producer if tensor not in made]:
+        raise ValueError(f"the program does not make {unknown[:3]}, which the graph names")
+    if set(model.example) != set(graph.inputs):
+        raise ValueError(f"the example has {sorted(model.example)}, not the inputs {list(graph.inputs)}")
+    for name, tensor in model.example.items():
+        spec = graph.tensors[name]
+        if (tuple(tensor.shape), str(tensor.dtype)) != (spec.shape, f"torch.{spec.dtype}"):
+            raise ValueError(f"the example's {name!r} is no {spec.dtype} {list(spec.shape)}")
+
+
 def _all_nodes(program: Program) -> Iterator[Node]:
-    """The program's nodes and those of its branches."""
+    """The program's nodes and those of its branches, however deep they nest."""
     for node in program.nodes:
         yield node
-        for argument in (*node.args, *node.kwargs.values()):
-            if isinstance(argument, Program):
-                yield from _all_nodes(argument)
+        yield from _inside((node.args, tuple(node.kwargs.values())))
+
+
+def _inside(argument: Any) -> Iterator[Node]:
+    if isinstance(argument, Program):
+        yield from _all_nodes(argument)
+    elif isinstance(argument, (list, tuple)):
+        for item in argument:
+            yield from _inside(item)

@@ -12,7 +12,10 @@ from splitnn.errors import CodecError
 
 _DATATYPES = {
     "float64": "FP64", "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int64": "INT64", "int32": "INT32",
-    "int16": "INT16", "int8": "INT8", "uint8": "UINT8", "bool": "BOOL", "int": "INT64",
+    "int16": "INT16", "int8": "INT8", "uint64": "UINT64", "uint32": "UINT32", "uint16": "UINT16", "uint8": "UINT8",
+    "bool": "BOOL", "int": "INT64",
+    # not in the protocol: tensors between layers only, raw only
+    "complex64": "COMPLEX64", "complex128": "COMPLEX128", "float8_e4m3fn": "FP8E4M3", "float8_e5m2": "FP8E5M2",
 }  # fmt: skip
 _DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items() if dtype != "int"}
 _FIELDS = {

@@ -158,12 +158,16 @@ def name_of(dtype: torch.dtype) -> str:
     return _NAMES[dtype]
 
 
+_NOT_IN_NUMPY = {torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
+
+
 def bytes_of(contiguous: torch.Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor, not copied; it keeps the tensor alive."""
     if contiguous.numel() == 0:
         return memoryview(b"")
-    if contiguous.dtype == torch.bfloat16:  # numpy has none
-        contiguous = contiguous.view(torch.int16)
+    contiguous = contiguous.resolve_conj().resolve_neg()  # torch may put both off
+    if contiguous.is_complex() or contiguous.dtype in _NOT_IN_NUMPY:
+        contiguous = contiguous.reshape(-1).view(torch.uint8)
     array: Any = contiguous.numpy()
     return memoryview(array).cast("B")
 

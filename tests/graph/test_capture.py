@@ -194,3 +194,45 @@ def test_module_that_fixes_its_batch_is_captured_with_that_batch() -> None:
 def test_size_of_the_batch_does_not_cross_cuts(name: str) -> None:
     graph = captured(name).graph
     assert not [tensor for tensor, spec in graph.tensors.items() if spec.dtype == "int"]
+
+
+class _Odd(nn.Module):
+    """Names that are no Python names, and two that differ in a dot only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        self.conv_1 = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.conv(x), self.conv_1(x)
+        total: Tensor = a + b + a * b
+        return total
+
+
+class _Spectrum(nn.Module):
+    """A complex tensor between real ends: a front end for sound."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        back: Tensor = torch.fft.irfft(torch.fft.rfft(x).conj() * 2)
+        return back
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), (2, 4)), (_Odd(), (1, 4)), (_Spectrum(), (1, 8))],
+)
+def test_model_with_odd_names_or_types_is_cut_everywhere(module: nn.Module, shape: tuple[int, ...]) -> None:
+    from splitnn.runtime.verify import check
+
+    assert check(capture(module, (torch.randn(shape),)), random_cuts=10, seed=0).passed
+
+
+def test_example_that_does_not_fit_is_a_capture_error() -> None:
+    with pytest.raises(CaptureError, match=r"Linear cannot be captured.*mat1 and mat2"):
+        capture(nn.Linear(4, 2), (torch.randn(1, 3),))
+
+
+def test_buffers_that_change_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    capture(*TINY["counter"]())
+    assert "Counter changes its buffers seen while it runs" in caplog.text

@@ -94,6 +94,50 @@ def test_operator_hidden_in_a_branch_is_never_loaded(tmp_path: Path) -> None:
         package.load(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["graph"]["tensors"]["x"].__setitem__(0, ["a", None]),
+        lambda d: d["graph"]["tensors"]["x"].__setitem__(0, [-2, 4, 16]),
+        lambda d: d["graph"]["tensors"]["x"].__setitem__(0, [1, 5, 17]),
+        lambda d: d["graph"]["tensors"]["x"].__setitem__(3, [7, 7, 7]),
+        lambda d: d["graph"]["tensors"]["x"].__setitem__(1, "float33"),
+        lambda d: d["graph"].update(outputs=["norm"]),
+        lambda d: d["program"].update(outputs=[{"ref": "norm"}]),
+    ],
+)
+def test_graph_that_is_not_its_program_is_refused(folder: Path, change: Any) -> None:
+    rewrite_graph(folder, change)
+    with pytest.raises(PackageError):
+        package.load(folder)
+
+
+@pytest.mark.parametrize("files", [[1], None, "x", 3])
+def test_manifest_with_other_types_is_refused(folder: Path, files: Any) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": files}))
+    with pytest.raises(PackageError, match="JSON objects"):
+        package.load(folder)
+
+
+def test_operator_nested_in_lists_is_never_loaded(folder: Path) -> None:
+    branch = {"inputs": [], "weights": [], "nodes": [["a", "os.system", ["true"], {}]], "outputs": []}
+
+    def plant(description: Any) -> None:
+        description["program"]["nodes"][0][2].append([[{"tuple": [{"program": branch}]}]])
+
+    rewrite_graph(folder, plant)
+    with pytest.raises(PackageError, match="not on the allow-list"):
+        package.load(folder)
+
+
+@pytest.mark.parametrize(("a", "b"), [([1], 10**9), (2**62, 2**64), ("x", 3), (True, None)])
+def test_arithmetic_is_for_sizes_only(a: Any, b: Any) -> None:
+    with pytest.raises(ValueError, match="is no size"):
+        resolve("operator.mul")(a, b)
+    assert resolve("operator.mul")(3, 4) == 12
+
+
 def test_code_in_the_name_of_an_argument_is_never_run(folder: Path, tmp_path: Path) -> None:
     planted = tmp_path / "planted"
 
