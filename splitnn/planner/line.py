@@ -17,6 +17,9 @@ from urllib.parse import quote, unquote
 _PLAIN = "!\"#$&'()*+,/:;<>?@[\\]^`{}~"  # besides letters, digits and "_.-": printed in names as they are
 
 
+_SHORT, _A_LAYER = 4096, 1024  # characters of a line: of all that is not about layers, and for each layer
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """What a line says."""
@@ -46,9 +49,11 @@ def parse_line(text: str, layers: int) -> Line:
     Raises:
         ValueError: the text is no such line.
     """
+    if len(text) > (longest := _SHORT + _A_LAYER * layers):
+        raise ValueError(f"not a plan: a line of {len(text)} characters; one of {layers} layers has at most {longest}")
     fields = [field.strip() for field in text.strip().split(" | ")]
     if len(fields) < 4 or len(fields) % 2:
-        raise ValueError(f"not a plan: {text!r} has {len(fields)} fields separated by ' | '")
+        raise ValueError(f"not a plan: {text[:200]!r} has {len(fields)} fields separated by ' | '")
     *places, model, mode, latency = fields
     digest = re.fullmatch(r"model (\S+)", model)
     seconds = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?) ms", latency)
@@ -96,6 +101,8 @@ def _parse_positions(text: str, layers: int) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last < layers:
             raise ValueError(f"not a plan of this model: layers {part}; it has 0 to {layers - 1}")
+        if len(positions) + last - first >= layers:  # before they are written out: a short line says it often
+            raise ValueError(f"not a plan: layers {part} come twice")
         positions.extend(range(first, last + 1))
     return positions
 

@@ -10,6 +10,7 @@ import pytest
 
 from splitnn.errors import InfeasiblePlan
 from splitnn.graph.graph import Graph, Layer, TensorSpec
+from splitnn.planner.line import parse_line
 from splitnn.planner.min_cut import plan
 from splitnn.planner.plan import Plan
 from tests.planner.random_problems import CODECS, Problem, random_problem
@@ -147,3 +148,12 @@ def test_json_without_a_field_is_refused(key: str) -> None:
     del good[key]
     with pytest.raises(ValueError, match="not a plan"):
         Plan.from_json(good)
+
+
+def test_a_line_that_names_layers_again_and_again_is_refused_before_they_are_written_out() -> None:
+    end = "| - | cloud - | model ab | exact | 1 ms"
+    assert parse_line(f"device 2,0-1 {end}", 3).tiers == (0, 0, 0)
+    with pytest.raises(ValueError, match="twice"):
+        parse_line("device " + "0-999999," * 10 + "0 " + end, 1_000_000)
+    with pytest.raises(ValueError, match="characters"):
+        parse_line("device " + "0-160," * 100_000 + "0 " + end, 161)
