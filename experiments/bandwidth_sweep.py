@@ -144,7 +144,7 @@ class Sweep:
             Application(stack.enter_context(Host("application", link=self._link, side="device")))
         )
         self.about: dict[str, str] = {
-            **machine(),
+            **{name: value for name, value in machine().items() if name != "load"},  # each cell has its own
             "processor": describe_machine()["processor"],
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             **{name: metadata.version(name) for name in ("torchvision",)},
