@@ -12,6 +12,8 @@ from splitnn.graph.graph import Graph
 
 Clock = Literal["wall", "cpu"]
 
+_MOST = 1e18  # seconds, bytes: no host takes more, and an integer may be too large for arithmetic with floats
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -57,9 +59,17 @@ class Profile:
     def __post_init__(self) -> None:
         if self.clock not in ("wall", "cpu"):
             raise ValueError(f"a profile's clock is 'wall' or 'cpu', not {self.clock!r}")
-        for name, timing in self.layers.items():
-            if not all(math.isfinite(t) and t >= 0 for t in (timing.wall_s, timing.cpu_s)):
-                raise ValueError(f"profile: layer {name!r} has no usable time: {timing}")
+        if not 1 <= self.threads < _MOST:
+            raise ValueError(f"profile: {self.threads} threads")
+        if not (_is_amount(self.drift) and _is_amount(self.error or 0.0) and _is_amount(self.tail_error or 0.0)):
+            raise ValueError(f"profile: no usable errors: {self.error}, {self.tail_error}, drift {self.drift}")
+        for name, timing in (("the whole model", self.whole), *self.layers.items()):
+            if not all(map(_is_amount, (timing.wall_s, timing.cpu_s, timing.spread_s))):
+                raise ValueError(f"profile: {name!r} has no usable time: {timing}")
+        for tensor, costs in self.codecs.items():
+            for name, cost in costs.items():
+                if not all(map(_is_amount, (cost.size_bytes, cost.encode_s, cost.decode_s))):
+                    raise ValueError(f"profile: codec {name!r} of tensor {tensor!r} has no usable cost: {cost}")
 
     def seconds(self, layer: str) -> float:
         """Planned seconds of one layer."""
@@ -153,5 +163,9 @@ class Profile:
                     for tensor, costs in data["codecs"].items()
                 },
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a profile: {error!r}") from error
+
+
+def _is_amount(number: float) -> bool:
+    return 0 <= number < _MOST

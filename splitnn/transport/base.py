@@ -6,6 +6,7 @@ names tensors of the model's graph: the model's inputs run the whole model, any 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -147,7 +148,11 @@ class Description:
 
 @dataclass(frozen=True)
 class HostReport:
-    """How fast a host runs a model, and how busy it is now."""
+    """How fast a host runs a model, and how busy it is now.
+
+    Raises:
+        ValueError: a number that no host has.
+    """
 
     profile: Profile | None  # None when it never measured one, or when the asker holds it
     queue_length: int = 0  # requests that wait
@@ -155,6 +160,11 @@ class HostReport:
     utilisation: float = 0.0  # of the last seconds, 0 to 1
     digest: str = ""  # of the model; "" when the far side does not say
     profile_id: str = ""  # of its profile, here or not; "" when it never measured one
+
+    def __post_init__(self) -> None:
+        if self.queue_length < 0 or not (0 < self.slowdown < math.inf and 0 <= self.utilisation <= 1):
+            load = f"queue {self.queue_length}, slowdown {self.slowdown}, utilisation {self.utilisation}"
+            raise ValueError(f"no load of any host: {load}")
 
 
 class Service(Protocol):

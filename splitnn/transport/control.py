@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
@@ -63,14 +64,17 @@ class ControlClient:
         request = pb.GetProfileRequest(name=name, version=version, known_profile=known_profile)
         answer = await self._call("GetProfile", request, timeout_s)
         profile = _parsed(answer.profile_json, Profile.from_json) if answer.profile_json else None
-        return HostReport(
-            profile,
-            int(answer.queue_length),
-            float(answer.slowdown),
-            float(answer.utilisation),
-            digest=answer.digest,
-            profile_id=answer.profile_id,
-        )
+        try:
+            return HostReport(
+                profile,
+                int(answer.queue_length),
+                float(answer.slowdown),
+                float(answer.utilisation),
+                digest=answer.digest,
+                profile_id=answer.profile_id,
+            )
+        except ValueError as error:
+            raise CodecError(f"the far side sent something else: {error}") from error
 
     async def probe(self, size_bytes: int, *, timeout_s: float) -> Probe:
         """See ``Transport.probe``."""
@@ -82,6 +86,8 @@ class ControlClient:
         elapsed_s = self._clock() - started
         if answer.received_bytes != size_bytes:
             raise CodecError(f"the far side received {answer.received_bytes} of {size_bytes} bytes")
+        if not math.isfinite(answer.received_at_s):
+            raise CodecError(f"the far side received the probe at {answer.received_at_s}, which is no time")
         return Probe(size_bytes, elapsed_s, answer.received_at_s)
 
     async def _call(self, name: str, request: Any, timeout_s: float) -> Any:
@@ -147,6 +153,10 @@ def _bounded(text: str, limits: Limits) -> str:
 
 def _parsed(text: str, read: Callable[[Any], T]) -> T:
     try:
-        return read(json.loads(text))
+        return read(json.loads(text, parse_constant=_refuse))
     except (ValueError, RecursionError) as error:
-        raise CodecError(f"the far side sent something else: {error}") from error
+        raise CodecError(f"the far side sent something else: {str(error)[:500]}") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
