@@ -63,8 +63,3 @@ class Config:
                 f"{self.listen} can be reached from other machines, and nothing on the way would be encrypted; "
                 "listen on 127.0.0.1, or say --insecure"
             )
-
-    @property
-    def host(self) -> str:
-        """The address without its port."""
-        return parse_address(self.listen)[0]

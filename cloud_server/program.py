@@ -8,22 +8,17 @@ import math
 from typing import Any
 
 import torch
-from grpc_health.v1 import health_pb2
 
 from cloud_server.config import Config
 from cloud_server.measuring import Measuring
 from cloud_server.models import Loaded, load_models
 from cloud_server.service import CloudService
+from splitnn.runtime.door import Door
 from splitnn.runtime.engine import Engine
 from splitnn.runtime.engine import Limits as EngineLimits
 from splitnn.transport.base import Limits
-from splitnn.transport.open_inference import OPEN_INFERENCE
-from splitnn.transport.server import Health, build_server, listen
 
 _log = logging.getLogger(__name__)
-_LINGER_S = 2.0  # for the last answers to leave; a stream that an idle client keeps open is cut then
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def serve(config: Config, told: asyncio.Event) -> int:
@@ -39,10 +34,8 @@ async def serve(config: Config, told: asyncio.Event) -> int:
     limits = EngineLimits(waiting=config.max_waiting, admitted_bytes=config.max_waiting_bytes)
     engine, background = Engine("compute", limits=limits), Engine("background")
     service = CloudService(engine, working_bytes=config.max_working_bytes)
-    server, checks = build_server(service, reporter=service, limits=Limits(message_bytes=config.max_message_bytes))
-    port = listen(server, config.listen)
-    await _tell(checks, _NOT_SERVING)
-    await server.start()
+    door = Door(service, config.listen, reporter=service, limits=Limits(message_bytes=config.max_message_bytes))
+    await door.open()
     try:
         loaded = await _unless(told, background.run(lambda: _load(config), deadline_s=math.inf))
         if loaded is not None:
@@ -50,32 +43,21 @@ async def serve(config: Config, told: asyncio.Event) -> int:
                 service.add(each)
             await service.warm_up()
             service.open()
-            await _tell(checks, _SERVING)
-            print(f"splitnn-server ready on {config.host}:{port}: {service.summary()}", flush=True)
+            await door.tell(serves=True)
+            print(f"splitnn-server ready on {door.address}: {service.summary()}", flush=True)
             measuring = Measuring(service, background, threads=config.threads)
             if config.profiling == "background":
                 measuring.start()
             await told.wait()
             measuring.stop()
-            await checks.enter_graceful_shutdown()
-            await _drain(service, config.grace_s)
+            service.close()
+            await door.shut(config.grace_s)
     finally:
-        await server.stop(_LINGER_S)
+        await door.close()
         engine.close()
         background.close()
     _log.info("stopped")
     return 0
-
-
-async def _tell(checks: Health, status: int) -> None:
-    for name in ("", OPEN_INFERENCE):
-        await checks.set(name, status)
-
-
-async def _drain(service: CloudService, grace_s: float) -> None:
-    _log.info("shutting down: requests under way get %.1f s", grace_s)
-    if not await service.drain(grace_s):
-        _log.warning("requests were still under way after %.1f s; they fail", grace_s)
 
 
 def _load(config: Config) -> list[Loaded]:

@@ -37,14 +37,14 @@ class Phase(Enum):
 
     LOADING = "the server is loading its models"
     SERVING = "serving"
-    DRAINING = "the server is shutting down"
+    CLOSED = "the server is shutting down"
 
 
 class CloudService:
     """Every model on one engine. A ``Service`` and a ``Reporter``; the engine stays its owner's.
 
-    It begins LOADING: ``add`` the models, ``warm_up``, then ``open``. Outside SERVING, requests fail with
-    ``Unavailable``.
+    It begins LOADING, when requests fail with ``Unavailable``: ``add`` the models, ``warm_up``, then ``open``. CLOSED,
+    it expects no more requests, and answers those that had arrived.
     """
 
     def __init__(self, engine: Engine, *, working_bytes: int = 2 * 2**30, clock: Clock = time.monotonic) -> None:
@@ -91,10 +91,9 @@ class CloudService:
         """Accept requests from now on."""
         self.phase = Phase.SERVING
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Accept no more; True when every request under way was computed within the time."""
-        self.phase = Phase.DRAINING
-        return await self._engine.drain(timeout_s)
+    def close(self) -> None:
+        """Expect no requests from now on; those that had arrived are answered."""
+        self.phase = Phase.CLOSED
 
     def adopt(self, profile: Profile) -> None:
         """Report this profile for the models that it is of."""
@@ -119,7 +118,7 @@ class CloudService:
 
     def expect(self, announced: Announcement) -> None:
         """See ``Service``. Logs what it refuses."""
-        if self.phase is Phase.LOADING:
+        if self.phase is not Phase.SERVING:
             raise Unavailable(self.phase.value)
         try:
             self._find(announced.model, announced.version, digest=announced.digest).host.expect(announced)
@@ -131,7 +130,7 @@ class CloudService:
         """See ``Service``. Logs one line a request."""
         started_s = self._clock()
         try:
-            if self.phase is not Phase.SERVING:
+            if self.phase is Phase.LOADING:
                 raise Unavailable(self.phase.value)
             answer = await self._find(request.model, request.version, digest=request.digest).host.infer(request)
         except DeadlineExceeded as error:

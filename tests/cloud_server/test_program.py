@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc.aio
 import pytest
@@ -20,6 +20,7 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from torch import Tensor, nn
 
+from experiments.proxy_process import ProxyProcess
 from splitnn.errors import DigestMismatch, InvalidInput, PayloadTooLarge, Unavailable, UnknownModel
 from splitnn.graph.capture import capture
 from splitnn.graph.model import Model
@@ -32,6 +33,8 @@ from tests.models import TINY
 
 pytestmark = pytest.mark.slow
 
+Call = Literal["unary", "stream"]
+
 
 class Slow(nn.Module):
     """Some tenths of a second of work for a small message."""
@@ -43,11 +46,20 @@ class Slow(nn.Module):
         return y.mean((1, 2))
 
 
+class Wide(nn.Module):
+    """An answer of 12 MB for a small message: more than the buffers of the system hold."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, :, None] * x[:, None, :]).sin()
+
+
 @cache
 def model_of(name: str) -> Model:
     if name == "slow":
         torch.manual_seed(0)
         return capture(Slow(), (torch.randn(1, 500, 500),))
+    if name == "wide":
+        return capture(Wide(), (torch.linspace(0, 1, 1750)[None],))
     return capture(*TINY[name]())
 
 
@@ -68,8 +80,8 @@ def assert_same(answer: Answer, expected: Mapping[str, Tensor | int]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def transport_to(address: str) -> AsyncIterator[GrpcTransport]:
-    transport = GrpcTransport(address)
+async def transport_to(address: str, *, call: Call = "unary") -> AsyncIterator[GrpcTransport]:
+    transport = GrpcTransport(address, call=call)
     try:
         yield transport
     finally:
@@ -170,6 +182,42 @@ def test_told_to_stop_it_finishes_what_is_under_way_and_takes_nothing_new(tmp_pa
         asyncio.run(scenario(running))
         assert running.process.wait(LIMIT_S) == 0
         assert "still under way" not in running.log()
+
+
+@pytest.mark.parametrize("call", ["unary", "stream"])
+def test_an_answer_that_a_slow_link_still_carries_when_told_to_stop_arrives_whole(call: Call, tmp_path: Path) -> None:
+    async def scenario(running: Server, link: ProxyProcess) -> None:
+        async with transport_to(link.address, call=call) as transport:
+            under_way = asyncio.create_task(transport.infer(request("wide")))
+            while link.count()["down_bytes"] < 200_000:
+                await asyncio.sleep(0.05)
+            running.process.terminate()
+            assert_same(await under_way, whole("wide"))
+        assert running.process.wait(LIMIT_S) == 0
+
+    arguments = ("--models", packages(tmp_path, "wide"), "--listen", "127.0.0.1:0", "--profiling", "never")
+    with server(tmp_path / "log", *arguments, "--grace-s", "60") as running:
+        with ProxyProcess(running.wait_ready(), link="20Mbps/2ms") as link:
+            asyncio.run(scenario(running, link))
+        assert "still under way" not in running.log()
+
+
+def test_a_client_that_keeps_an_idle_stream_and_a_health_watch_does_not_use_up_the_grace(tmp_path: Path) -> None:
+    async def scenario(running: Server) -> None:
+        async with (
+            transport_to(running.address, call="stream") as transport,
+            grpc.aio.insecure_channel(running.address) as channel,
+        ):
+            assert_same(await transport.infer(request("chain")), whole("chain"))
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            running.process.terminate()
+            assert await asyncio.to_thread(running.process.wait, LIMIT_S / 2) == 0
+
+    arguments = ("--models", packages(tmp_path, "chain"), "--listen", "127.0.0.1:0", "--profiling", "never")
+    with server(tmp_path / "log", *arguments, "--grace-s", str(LIMIT_S)) as running:
+        running.wait_ready()
+        asyncio.run(scenario(running))
 
 
 def test_what_is_not_done_within_the_grace_fails_and_the_program_ends_all_the_same(tmp_path: Path) -> None:

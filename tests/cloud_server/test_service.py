@@ -34,7 +34,7 @@ from splitnn.graph.model import Model, Value
 from splitnn.runtime.engine import Engine, Limits
 from splitnn.runtime.stage import Stage, stage
 from splitnn.runtime.stages import run_request
-from splitnn.transport.base import Request
+from splitnn.transport.base import Announcement, Request
 from tests.models import TINY
 
 FAR_S = 60.0
@@ -287,19 +287,19 @@ def test_overload_is_refused_early_and_says_when_to_come_again(monkeypatch: pyte
     with_busy_engine(scenario, monkeypatch, Limits(waiting=2))
 
 
-def test_drain_finishes_what_waits_and_refuses_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(service: CloudService, engine: Engine, busy: Busy, ran: list[str]) -> None:
-        waiting = [await queued(service, engine) for _ in range(3)]
-        draining = asyncio.create_task(service.drain(FAR_S))
-        while service.is_ready():
-            await asyncio.sleep(0)
-        with pytest.raises(Unavailable, match="shutting down"):
-            await service.infer(request("m", model_of("chain").example))
-        await busy.release()
-        assert await draining
-        assert all([(await task).tensors for task in waiting])
+def test_a_closed_service_expects_nothing_and_answers_what_arrived_before() -> None:
+    model = model_of("chain")
+    announced = Announcement("m", tensors={})
 
-    with_busy_engine(scenario, monkeypatch)
+    async def scenario(service: CloudService) -> None:
+        service.close()
+        assert not service.is_ready()
+        assert not service.is_ready("m")
+        with pytest.raises(Unavailable, match="shutting down"):
+            service.expect(announced)
+        assert (await service.infer(request("m", model.example))).tensors
+
+    play(scenario, Loaded("m", "1", model))
 
 
 def test_a_server_that_is_loading_is_unavailable_and_not_ready() -> None:
