@@ -12,7 +12,6 @@ import dataclasses
 import json
 import logging
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -87,8 +86,7 @@ async def _demo(options: argparse.Namespace, scratch: Path, stack: ExitStack) ->
             for rate in RATES:
                 link.set(rate=rate, rtt=ROUND_TRIP)
                 plans = {"all on the device": "device", "raw photo to the server": "cloud", "JPEG to the server": jpeg}
-                if split := _usual_split(answers, rate):
-                    plans["best split"] = split
+                plans["best split"] = _best_split(model, profile, rate)
                 ways += await measure(agent, model, rate, plans)
     finally:
         await agent.close()
@@ -205,11 +203,13 @@ def _say(now: Answered, answer: Answer, before: Answered | None) -> None:
     )
 
 
-def _usual_split(answers: Sequence[Answered], rate: str) -> str | None:
-    """The split that answered most photos at this rate, or at any; None when nothing was ever split."""
-    splits = [a for a in answers if a.where == "split"]
-    here = [a.plan for a in splits if a.rate == rate] or [a.plan for a in splits]
-    return statistics.mode(here) if here else None
+def _best_split(model: Model, profile: Profile, rate: str) -> str:
+    """The quickest plan at this rate that computes something on both sides."""
+    topology = splitnn.Topology.chain(["device", "cloud"], [f"{rate}/{ROUND_TRIP}"])
+    profiles = {"device": profile.scaled(SLOWDOWN, host="device"), "cloud": profile.scaled(1, host="cloud")}
+    weighty = [layer.name for layer in model.graph.layers if layer.weights]
+    pins = {weighty[0]: "device", weighty[-1]: "cloud"}
+    return str(splitnn.plan(model.graph, profiles, topology, codecs=CODEC_NAMES, pins=pins))
 
 
 def _row(way: Way) -> dict[str, Any]:

@@ -64,23 +64,24 @@ def draw(answers: Sequence[Answered], ways: Sequence[Way], path: Path, *, title:
     top.set_title("The link changes, and the place where the network is cut moves with it")
     top.legend(loc="upper right", bbox_to_anchor=(1, 0.88), title="the network runs")
 
-    highest = max(way.total_s for way in ways) * 1e3
+    highest = max(way.total_s for way in ways if not way.gave_up) * 1e3
     for column, rate in enumerate(rates):
         axes: Axes = figure.add_subplot(grid[1, column])
         here = [way for way in ways if way.rate == rate]
-        best = min(way.total_s for way in here)
+        best = min(way.total_s for way in here if not way.gave_up)
         for row, way in enumerate(here):
+            if way.gave_up:
+                axes.text(0, row, " too slow here, given up", va="center", fontsize=10, fontstyle="italic")
+                continue
             left = 0.0
             for part, seconds in (("head", way.head_s), ("transfer", way.transfer_s), ("tail", way.tail_s)):
                 axes.barh(row, seconds * 1e3, left=left, color=_PARTS[part])
                 left += seconds * 1e3
             note = f" {left:.0f} ms" + (f", {way.agreement:.0%} same answers" if way.agreement < 1 else "")
-            if way.gave_up:
-                note = f" {left:.0f} ms, too slow: finished on the device"
             axes.text(left, row, note, va="center", fontsize=10, fontweight="bold" if way.total_s == best else "normal")
         axes.set_yticks(range(len(here)), [way.name for way in here] if column == 0 else [""] * len(here))
         axes.invert_yaxis()
-        axes.set_xlim(0, highest * 1.75)
+        axes.set_xlim(0, highest * 1.9)
         axes.set_title(f"link: {rate}")
         axes.set_xlabel("ms a photo (median)")
     patches = [Patch(color=colour, label=_MEANING[part]) for part, colour in _PARTS.items()]
