@@ -188,3 +188,14 @@ def test_any_series_gives_a_usable_link(seed: int) -> None:
                     estimator.observe_unfinished(size, elapsed_s)
             for link in (*estimator.links(), *estimator.links(idle_s=3)):  # Link itself refuses what is not usable
                 assert link.bandwidth_bps > 0
+
+
+def test_small_transfers_on_a_fast_link_are_only_bounds_and_one_long_one_outweighs_them() -> None:
+    link = FakeLink("40Mbps/20ms", guess="1Mbps/20ms")
+    for _ in range(8):
+        link.send(20_000)
+    assert link.estimator.is_bound
+    assert link.estimator.bandwidth_bps() < 20e6
+    link.send(300_000)
+    assert not link.estimator.is_bound
+    assert link.estimator.bandwidth_bps() == pytest.approx(40e6, rel=0.05)
