@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -110,7 +111,7 @@ def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 def _functional(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: ShapesCollection | None
 ) -> ExportedProgram:
-    with torch.no_grad():
+    with torch.no_grad(), redirect_stderr(io.StringIO()):  # torch prints the graph that it could not finish
         exported: ExportedProgram = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]  # torch takes a ShapesCollection
         # cut the functional graph only: an in-place operator reaches through a cut
         functional: ExportedProgram = exported.run_decompositions({})
