@@ -26,7 +26,6 @@ from splitnn.errors import (
     RequestError,
     SplitnnError,
     TransportError,
-    Unavailable,
     UnknownModel,
 )
 from splitnn.graph.model import Model, Value
@@ -85,9 +84,7 @@ class Agent:
         self._news = asyncio.Event()
         self._was_up = self._was_found = False
         self._refusals = Refusals(clock=clock)
-        self._under_way = 0
-        self._idle = asyncio.Event()
-        self._accepts = True
+        self._is_closed = False
         cloud.subscribe(self._on_cloud_change)
 
     def expect(self, announced: Announcement) -> None:
@@ -100,17 +97,9 @@ class Agent:
         A request's parameter ``plan`` (``device``, ``cloud`` or a plan's line) overrides the plan, for this request.
         The answer's parameters are those of ``account``.
         """
-        if not self._accepts:
-            raise Unavailable("the agent is shutting down")
-        self._under_way += 1
-        try:
-            if not self._is_whole(request):
-                return await self._host.infer(request)  # a part of the model: there is no plan for those
-            return await self._follow(self._admitted(request))
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
+        if not self._is_whole(request):
+            return await self._host.infer(request)  # a part of the model: there is no plan for those
+        return await self._follow(self._admitted(request))
 
     async def describe(self, model: str, version: str = "") -> Description:
         """See ``Service``."""
@@ -118,7 +107,7 @@ class Agent:
 
     def is_ready(self, model: str = "", version: str = "") -> bool:
         """See ``Service``. With or without the cloud."""
-        return self._accepts and self._host.is_ready(model, version)
+        return not self._is_closed and self._host.is_ready(model, version)
 
     async def report(self, model: str, version: str = "") -> HostReport:
         """See ``Reporter``: the device's own."""
@@ -145,18 +134,9 @@ class Agent:
             except (SplitnnError, ValueError, RuntimeError):  # a report that makes no sense must not end the agent
                 _log.exception("no new plan; the current one stays: %s", self.plan)
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Accept nothing more; True when all requests under way were answered within the time."""
-        self._accepts = False
-        if not self._under_way:
-            return True
-        self._idle.clear()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
+    def close(self) -> None:
+        """Be ready for nothing from now on. What still comes is answered: the door knows what arrived in time."""
+        self._is_closed = True
 
     async def _follow(self, request: Request) -> Answer:
         started_s = self._clock()

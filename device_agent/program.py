@@ -10,7 +10,6 @@ import math
 from pathlib import Path
 
 import torch
-from grpc_health.v1 import health_pb2
 
 from device_agent.agent import Agent
 from device_agent.cloud import Cloud
@@ -18,26 +17,23 @@ from device_agent.emulation import SlowEngine, SlowTransport
 from device_agent.log import Log
 from device_agent.navigator import DEVICE, Navigator, Pin, as_cloud, parse_pin
 from device_agent.settings import Settings
-from splitnn.cli.sources import open_model, open_profile
 from splitnn.cost.bandwidth import LinkEstimator
 from splitnn.cost.network import parse_link
 from splitnn.cost.profile import Profile
+from splitnn.cost.profile_file import open_profile
 from splitnn.cost.profiler import profile
+from splitnn.errors import Unavailable
 from splitnn.graph.model import Model
-from splitnn.runtime.address import parse_address
+from splitnn.runtime.door import Door
 from splitnn.runtime.engine import Engine, Limits
 from splitnn.transport.base import Transport
 from splitnn.transport.codec import CODECS
-from splitnn.transport.open_inference import OPEN_INFERENCE, GrpcTransport
-from splitnn.transport.server import Health, build_server, listen
+from splitnn.transport.open_inference import GrpcTransport
+from splitnn.zoo.sources import open_model
 
 _log = logging.getLogger(__name__)
 CLOUD_HEALTH = "splitnn.cloud"
 """The service name under which grpc.health.v1 tells whether the cloud can be used."""
-
-_LINGER_S = 2.0
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def serve(settings: Settings, told: asyncio.Event) -> int:
@@ -96,47 +92,47 @@ async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured
         slowdown=settings.slowdown,
         instrument=Log(),
     )
-    server, checks = build_server(agent, reporter=agent)
-    port = listen(server, settings.listen)
-    await checks.set("", _SERVING)
-    await checks.set(OPEN_INFERENCE, _SERVING)
-    await checks.set(CLOUD_HEALTH, _NOT_SERVING)
-    await server.start()
-    running = [asyncio.create_task(_tell_health(cloud, checks)), asyncio.create_task(agent.steer())]
+    try:
+        door = Door(agent, settings.listen, reporter=agent)
+    except Unavailable:
+        await transport.close()
+        engine.close()
+        raise
+    await door.tell(CLOUD_HEALTH, serves=False)
+    await door.open()
+    await door.tell(serves=True)
+    running = [asyncio.create_task(_tell_health(cloud, door)), asyncio.create_task(agent.steer())]
     if navigator.uses_cloud:
         running.append(asyncio.create_task(cloud.watch()))
     try:
         if settings.slowdown != 1:
             _log.warning("emulating a device %g times slower by sleeping", settings.slowdown)
-        host, _ = parse_address(settings.listen)
-        print(f"splitnn-agent ready on {host}:{port}: {name} with the cloud at {settings.server}", flush=True)
+        print(f"splitnn-agent ready on {door.address}: {name} with the cloud at {settings.server}", flush=True)
         stopped = asyncio.create_task(told.wait())
         await asyncio.wait((stopped, *running), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         for task in running:
             if task.done():
                 task.result()  # none ever ends but by a defect, which must not go on unseen
-        await checks.enter_graceful_shutdown()
-        _log.info("shutting down: requests under way get %.1f s", settings.grace_s)
-        if not await agent.drain(settings.grace_s):
-            _log.warning("requests were still under way after %.1f s; they fail", settings.grace_s)
+        agent.close()
+        await door.shut(settings.grace_s)
     finally:
         for task in running:
             task.cancel()
-        await server.stop(_LINGER_S)
+        await door.close()
         await cloud.close()
         engine.close()
     _log.info("stopped")
     return 0
 
 
-async def _tell_health(cloud: Cloud, checks: Health) -> None:
+async def _tell_health(cloud: Cloud, door: Door) -> None:
     """Keep the health of ``splitnn.cloud`` true."""
     changed = asyncio.Event()
     cloud.subscribe(changed.set)
     while True:
         changed.clear()
-        await checks.set(CLOUD_HEALTH, _SERVING if cloud.is_up else _NOT_SERVING)
+        await door.tell(CLOUD_HEALTH, serves=cloud.is_up)
         await changed.wait()
 
 

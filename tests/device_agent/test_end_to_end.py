@@ -6,6 +6,9 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -115,20 +118,22 @@ def start_server(stack: ExitStack, scene: Scene, address: str) -> Program:
     return stack.enter_context(program("cloud", "cloud_server", "--models", str(scene.folder), "--listen", address))
 
 
+def start_agent(stack: ExitStack, scene: Scene, server: str) -> Program:
+    arguments = ("--server", server, "--listen", "127.0.0.1:0", *agent_options(scene))
+    return stack.enter_context(program("device", "device_agent", *arguments))
+
+
+def agent_options(scene: Scene) -> tuple[str, ...]:
+    package = scene.folder / NAME
+    return "--model", str(package), "--profile", str(package / "profile.json"), "--slowdown", str(SLOWDOWN)
+
+
 @asynccontextmanager
 async def play(scene: Scene, *, link: str) -> AsyncIterator[Play]:
     with ExitStack() as stack:
         server = start_server(stack, scene, "127.0.0.1:0")
         proxy = stack.enter_context(ProxyProcess(server.address, link=link))
-        options = {
-            "--server": proxy.address,
-            "--model": str(scene.folder / NAME),
-            "--listen": "127.0.0.1:0",
-            "--profile": str(scene.folder / NAME / "profile.json"),
-            "--slowdown": str(SLOWDOWN),
-        }
-        arguments = [word for pair in options.items() for word in pair]
-        agent = stack.enter_context(program("device", "device_agent", *arguments))
+        agent = start_agent(stack, scene, proxy.address)
         client = GrpcTransport(agent.address)
         try:
             yield Play(scene, stack, server, proxy, agent, client)
@@ -226,6 +231,41 @@ def test_sigterm_answers_what_is_under_way_and_ends_with_status_0(scene: Scene) 
             assert status == 0
 
     perform(test)
+
+
+def test_an_agent_that_starts_first_answers_alone_and_uses_the_server_once_it_is_there(scene: Scene) -> None:
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        with ExitStack() as stack:
+            agent = start_agent(stack, scene, address)
+            client = GrpcTransport(agent.address)
+            try:
+                example = scene.model.example
+                for _ in range(3):
+                    alone = await client.infer(Request(NAME, example, deadline_s=time.monotonic() + 30))
+                    assert is_degraded(alone)
+                    assert torch.equal(torch.as_tensor(next(iter(alone.tensors.values()))), scene.right)
+                start_server(stack, scene, address)
+                until_s = time.monotonic() + PATIENCE_S
+                while is_degraded(answer := await client.infer(Request(NAME, example, deadline_s=until_s))):
+                    assert time.monotonic() < until_s, dict(answer.parameters)
+                    await asyncio.sleep(0.1)
+                assert torch.equal(torch.as_tensor(next(iter(answer.tensors.values()))), scene.right)
+            finally:
+                await client.close()
+
+    perform(test)
+
+
+def test_a_port_in_use_is_one_line_and_no_traceback(scene: Scene) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "device_agent", "--server", "127.0.0.1:9", *agent_options(scene)]
+        ended = subprocess.run([*command, "--listen", address], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode not in (0, -signal.SIGKILL)
+    assert f"cannot listen on {address}" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.fixture(autouse=True)
