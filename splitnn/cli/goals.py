@@ -9,7 +9,7 @@ from splitnn.cost.network import Topology, parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
     from splitnn.cost.energy import EnergyPrices
-    from splitnn.graph.graph import Graph
+    from splitnn.graph.model import Model
     from splitnn.planner.choice import Choice
     from splitnn.planner.constraints import Constraints
     from splitnn.planner.meters import Tariff
@@ -48,6 +48,11 @@ def add_goals(parser: Any) -> None:
         "inputs and what merely rearranges or rescales them",
     )  # fmt: skip
     group.add_argument(
+        "--max-leakage", metavar="SCORE", type=float,
+        help="tensors that tell more about the input than that (0 nothing, 1 everything) are private, too; measured on "
+        "crops of sample photos, which takes up to a minute",
+    )  # fmt: skip
+    group.add_argument(
         "--forbid", metavar="OP=HOST", action="append", default=[],
         help="an operator that a host cannot run, such as convolution=device; repeat",
     )  # fmt: skip
@@ -55,7 +60,8 @@ def add_goals(parser: Any) -> None:
 
 def are_given(args: argparse.Namespace) -> bool:
     """Whether anything but the least latency is asked for."""
-    asked = (args.objective, args.weights, args.deadline, args.max_bytes, args.device_memory, args.private)
+    asked = [args.objective, args.weights, args.deadline, args.max_bytes, args.device_memory, args.private]
+    asked.append(args.max_leakage)
     return any(each is not None for each in asked) or bool(args.keep_on_device or args.forbid)
 
 
@@ -76,11 +82,11 @@ def objective_of(args: argparse.Namespace) -> Objective:
     return LATENCY if args.objective is None else parse_objective(args.objective)
 
 
-def constraints_of(args: argparse.Namespace, graph: Graph, *, device: str) -> Constraints:
+def constraints_of(args: argparse.Namespace, model: Model, *, device: str) -> Constraints:
     """What to obey.
 
     Raises:
-        ValueError: an option is no time, size, or operator and host.
+        ValueError: an option is no time, size, score, or operator and host, or the model reads no photo to measure on.
     """
     from splitnn.planner.constraints import Constraints
     from splitnn.planner.privacy import copies_of_inputs
@@ -91,15 +97,27 @@ def constraints_of(args: argparse.Namespace, graph: Graph, *, device: str) -> Co
         if not (op and equals and host):
             raise ValueError(f"--forbid {text}: expected OP=HOST, such as convolution=device")
         forbidden.setdefault(op, []).append(host)
-    private = args.private if args.private or args.private is None else copies_of_inputs(graph)
+    private = list(args.private or ())
+    if args.private == []:
+        private.extend(copies_of_inputs(model.graph))
+    if args.max_leakage is not None:
+        private.extend(_revealing(model, args.max_leakage))
     return Constraints(
         keep_on_device=args.keep_on_device,
-        private=private or (),
+        private=private,
         forbidden=forbidden,
         memory_bytes={} if args.device_memory is None else {device: parse_bytes(args.device_memory)},
         max_bytes=None if args.max_bytes is None else parse_bytes(args.max_bytes),
         deadline_s=None if args.deadline is None else parse_seconds(args.deadline),
     )
+
+
+def _revealing(model: Model, threshold: float) -> tuple[str, ...]:
+    from splitnn.cli.photos import crops
+    from splitnn.cost.leakage import measure_leakage, too_revealing
+
+    too_revealing({}, threshold=threshold)  # a threshold that is none is said before anything takes time
+    return too_revealing(measure_leakage(model, crops(model)), threshold=threshold)
 
 
 def energy_of(args: argparse.Namespace, topology: Topology) -> EnergyPrices | None:

@@ -25,6 +25,7 @@ from splitnn.errors import InfeasiblePlan
 
 if TYPE_CHECKING:
     from splitnn.graph.graph import Graph
+    from splitnn.graph.model import Model
     from splitnn.planner.choice import Choice
     from splitnn.planner.plan import Mode, Plan
 
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     goals: list[str] = []
     choice: Choice | None = None
     if are_given(args):
-        choice, goals = _choose(args, graph, profiles, topology, codecs=codecs, mode=mode)
+        choice, goals = _choose(args, model, profiles, topology, codecs=codecs, mode=mode)
     best = choice.plan if choice else plan(graph, profiles, topology, codecs=codecs, mode=mode)
     others = other_cuts(graph, profiles, topology, best=best, codecs=codecs)
     ends = no_cut(graph, profiles, topology)
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _choose(
     args: argparse.Namespace,
-    graph: Graph,
+    model: Model,
     profiles: dict[str, Profile],
     topology: Topology,
     *,
@@ -121,11 +122,11 @@ def _choose(
     energy = energy_of(args, topology)
     try:
         choice = choose(
-            graph,
+            model.graph,
             profiles,
             topology,
             objective=objective_of(args),
-            constraints=constraints_of(args, graph, device=topology.hosts[0].name),
+            constraints=constraints_of(args, model, device=topology.hosts[0].name),
             codecs=codecs,
             mode=mode,
             energy=energy,

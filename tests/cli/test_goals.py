@@ -91,6 +91,15 @@ def test_private_without_names_keeps_the_image_and_its_copies(
     assert graph_layers[0] in _on_device(_json(capsys, "--private", "image"))
 
 
+def test_leakage_above_the_threshold_stays_on_the_device(
+    graph_layers: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = _on_device(_json(capsys, "--max-leakage", "0"))
+    most = _on_device(_json(capsys, "--max-leakage", "0.97"))
+    assert set(most) <= set(everything) and "features.0" in most
+    assert _on_device(_json(capsys, "--max-leakage", "1")) == []
+
+
 def test_kept_layers_and_forbidden_operators_are_obeyed(
     graph_layers: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +152,7 @@ def test_a_preset_that_does_not_exist_lists_them(capsys: pytest.CaptureFixture[s
         (("--keep-on-device", "layer9"), "'layer9'"),
         (("--private", "secret"), "its inputs are ['image']"),
         (("--private", "--forbid", "permute=device"), "permute"),
+        (("--max-leakage", "2"), "between 0 and 1"),
     ],
 )
 @pytest.mark.usefixtures("graph_layers")
