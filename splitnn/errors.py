@@ -21,6 +21,14 @@ gRPC's statuses are mapped to this tree and back in ``splitnn/transport/status.p
 """
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch could not allocate: this host's state and not the request's fault."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
+    )
+
+
 class SplitnnError(Exception):
     """Base of all errors that splitnn raises about the world."""
 

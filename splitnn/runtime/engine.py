@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-from splitnn.errors import DeadlineExceeded, Overloaded, PayloadTooLarge, Unavailable
+from splitnn.errors import DeadlineExceeded, Overloaded, PayloadTooLarge, Unavailable, is_out_of_memory
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -248,14 +248,6 @@ class _Call:
             self.outcome.set_exception(outcome)
         else:
             self.outcome.set_result(outcome)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python or torch could not allocate."""
-    text = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
-    )
 
 
 def _as_overload(error: BaseException) -> BaseException:

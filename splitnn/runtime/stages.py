@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
-from splitnn.errors import InvalidInput, PayloadTooLarge
+from splitnn.errors import InvalidInput, PayloadTooLarge, is_out_of_memory
 from splitnn.graph.graph import Graph, Layer
 from splitnn.graph.model import Model, Value
-from splitnn.runtime.engine import is_out_of_memory
 from splitnn.runtime.stage import Stage, stage
 
 _KEPT = 128

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from splitnn.errors import CodecError, DeadlineExceeded, PayloadTooLarge, SplitnnError, Unavailable
 from splitnn.proto import open_inference_pb2 as pb
-from splitnn.transport.framing import Frame, Received, receive_answer, receive_request
+from splitnn.transport.framing import LONGEST_S, Frame, Received, receive_answer, receive_request
 from splitnn.transport.guard import Context, logger
 from splitnn.transport.layout import Payload
 from splitnn.transport.status import Status, error_of, error_of_call, status_of
@@ -45,7 +45,7 @@ class UnaryExchange:
         if self._is_closed:
             raise Unavailable("this transport is closed")
         try:
-            return receive_answer(await self._call(message, timeout=timeout_s))
+            return receive_answer(await self._call(message, timeout=timeout_s if timeout_s < LONGEST_S else None))
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error) from error
         except asyncio.CancelledError as error:
@@ -116,7 +116,7 @@ class _Stream:
     async def ask(self, message: bytes, key: str, timeout_s: float) -> Received:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Received] = loop.create_future()
-        expiry = loop.call_later(timeout_s, _expire, answer, timeout_s)
+        expiry = loop.call_later(min(timeout_s, LONGEST_S), _expire, answer, timeout_s)
         self._waiting[key] = answer, len(message)
         self.unanswered.add(key)
         self._outbox.put_nowait((key, message))

@@ -26,6 +26,7 @@ from splitnn.transport.wire import MOST_ENTRIES, delimiter, take_apart
 RAW_INPUTS, RAW_OUTPUTS = 7, 6  # raw_input_contents, raw_output_contents
 _ID, _TENSORS = 3, 5  # fields of requests and answers alike
 _DOUBLE = struct.Struct("<d")
+LONGEST_S = 1e8  # three years: a deadline beyond it is none, and fits into no timer
 QUICK_BYTES = 16 * 2**10  # below it a thread costs more than a codec
 _REMEMBERED = 1024  # heads and output lists that stay the same from request to request
 _TIMINGS = tuple(f"splitnn_{stage}_s" for stage in ("decode", "queue", "compute", "encode", "total"))  # as in Timings
@@ -66,7 +67,7 @@ def request_frame(request: Request, *, message_id: str, timeout_s: float | None 
         _names(request.model, request.version),
         _id(message_id),
         _parameters(request.parameters) if request.parameters else b"",
-        _timeout(max(1, int(timeout_s * 1e3))) if timeout_s is not None else b"",
+        _timeout(max(1, int(timeout_s * 1e3))) if timeout_s is not None and timeout_s < LONGEST_S else b"",
         _digest(request.digest) if request.digest else b"",
         descriptions,
         _outputs(request.wanted, codecs) if request.wanted else b"",
@@ -98,6 +99,12 @@ def answer_frame(
             parts += (_double_parameter(name), _DOUBLE.pack(seconds))
     parts.append(descriptions)
     return _frame(b"".join(parts), payloads, tensors, field=RAW_OUTPUTS)
+
+
+def check_size(frame: Frame, what: str, *, limits: Limits) -> None:
+    """Raises PayloadTooLarge: the frame (of ``what``, for the message) is larger than any message that is sent."""
+    if frame.size_bytes > limits.message_bytes:
+        raise PayloadTooLarge(f"the {what} takes {frame.size_bytes} bytes; at most {limits.message_bytes} are sent")
 
 
 def receive_request(message: Payload) -> Received:

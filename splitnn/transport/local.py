@@ -14,6 +14,7 @@ from splitnn.transport.base import DEFAULT_LIMITS, Answer, Clock, Limits, Probe,
 from splitnn.transport.framing import (
     Frame,
     answer_frame,
+    check_size,
     read_answer,
     read_request,
     receive_answer,
@@ -53,6 +54,7 @@ class LocalTransport:
         self._check_open()
         started = self._clock()
         frame = request_frame(request, message_id=request.request_id)
+        check_size(frame, "request", limits=self._limits)
         self._observe(frame, request)
         encoded = self._clock()
         try:
@@ -104,6 +106,7 @@ class LocalTransport:
         frame = answer_frame(
             answer, seen, message_id=request.request_id, arrived_s=started, decode_s=decode_s, clock=self._clock
         )
+        check_size(frame, "answer", limits=self._limits)
         return b"".join(frame.parts)
 
     async def _travel(self, link: Link | None, size_bytes: int) -> None:

@@ -6,6 +6,7 @@ The far side answers every client of the protocol; what splitnn adds travels in 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import grpc
 import grpc.aio
 import torch
 
-from splitnn.errors import DeadlineExceeded, InvalidInput, PayloadTooLarge
+from splitnn.errors import DeadlineExceeded, InvalidInput
 from splitnn.instrument import Instrument
 from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import DEFAULT_LIMITS, Answer, Clock, Limits, Probe, Request, Service
@@ -31,6 +32,7 @@ from splitnn.transport.framing import (
     Received,
     announcement,
     answer_frame,
+    check_size,
     decoded_bytes,
     is_quick,
     read_answer,
@@ -135,10 +137,7 @@ class GrpcTransport:
         def encode() -> tuple[Frame, bytes]:
             timeout_s = None if self._exchange.carries_deadline else request.remaining_s(self._clock)
             frame = request_frame(request, message_id=message_id, timeout_s=timeout_s)
-            if frame.size_bytes > self._limits.message_bytes:
-                raise PayloadTooLarge(
-                    f"the request takes {frame.size_bytes} bytes; at most {self._limits.message_bytes} are sent"
-                )
+            check_size(frame, "request", limits=self._limits)
             return frame, b"".join(frame.parts)
 
         quick = _is_quick(request.tensors, request.codecs)
@@ -232,7 +231,7 @@ class _Front:
         stated_s = timeout_s_of(received)
         if remaining_s is not None and remaining_s <= stated_s:
             return await self._answer_by(arrived_s + remaining_s, received, arrived_s)  # gRPC cancels it by itself
-        timeout_s = min(stated_s, self._limits.longest_s)
+        timeout_s = self._limits.longest_s if math.isinf(stated_s) else stated_s
         async with asyncio.timeout(timeout_s):
             return await self._answer_by(arrived_s + timeout_s, received, arrived_s)
 
@@ -261,10 +260,7 @@ class _Front:
             )
 
         frame = encode() if _is_quick(answer.tensors, request.codecs) else await self._in_thread(encode)
-        if frame.size_bytes > self._limits.message_bytes:
-            raise PayloadTooLarge(
-                f"the answer takes {frame.size_bytes} bytes; at most {self._limits.message_bytes} are sent"
-            )
+        check_size(frame, "answer", limits=self._limits)
         return frame
 
     async def _in_thread(self, function: Callable[[], _T]) -> _T:

@@ -6,7 +6,6 @@ stream). A peer that sends no name is understood by its code alone.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,7 +17,7 @@ from splitnn import errors
 
 NAME_KEY = "splitnn-error"
 RETRY_KEY = "splitnn-retry-after-s"
-_LONGEST_MESSAGE = 2000  # characters; gRPC limits all metadata of a call to 8 KB
+_LONGEST_MESSAGE_BYTES = 4000  # as it travels, percent-encoded; gRPC limits all metadata of a call to 8 KB
 
 _CODES: dict[type[Exception], grpc.StatusCode] = {  # the first match counts: subclasses before their bases
     errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
@@ -62,21 +61,28 @@ class Status:
         return name if self.retry_after_s is None else (*name, (RETRY_KEY, f"{self.retry_after_s:.6f}"))
 
 
-def status_of(error: BaseException) -> Status:
+def status_of(error: Exception) -> Status:
     """The status for an error of the service. What is not in the tree becomes INTERNAL and tells nothing."""
     if isinstance(error, TimeoutError):
         return Status(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer within the deadline", "DeadlineExceeded")
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+    if errors.is_out_of_memory(error):
         return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "not enough memory for this request", "Overloaded")
-    if isinstance(error, asyncio.CancelledError):
-        return Status(grpc.StatusCode.CANCELLED, "the request was cancelled", "Unavailable")
     for kind, code in _CODES.items():
         if isinstance(error, kind):
-            message = str(error)[:_LONGEST_MESSAGE]
-            return Status(code, message, kind.__name__, getattr(error, "retry_after_s", None))
+            return Status(code, _shortened(str(error)), kind.__name__, getattr(error, "retry_after_s", None))
     if isinstance(error, errors.TransportError):
-        return Status(grpc.StatusCode.UNAVAILABLE, str(error)[:_LONGEST_MESSAGE], "TransportError")
+        return Status(grpc.StatusCode.UNAVAILABLE, _shortened(str(error)), "TransportError")
     return Status(grpc.StatusCode.INTERNAL, "internal error; the host's log has it")
+
+
+def _shortened(message: str) -> str:
+    """As much of the message as metadata can hold: of what is not printable ASCII, every byte takes three."""
+    left = _LONGEST_MESSAGE_BYTES
+    for at, letter in enumerate(message):
+        left -= 1 if " " <= letter <= "~" and letter != "%" else 3 * len(letter.encode(errors="replace"))
+        if left < 0:
+            return message[:at]
+    return message
 
 
 def error_of(status: Status) -> errors.SplitnnError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -42,13 +43,14 @@ class Doubler:
 
     seen: list[Request] = field(default_factory=list)
     announced: list[Announcement] = field(default_factory=list)
+    refuse_with: errors.SplitnnError | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
     def expect(self, announced: Announcement) -> None:
         self.announced.append(announced)
-        if announced.model == "unexpected":
-            raise errors.UnknownModel("no model is called 'unexpected'")
+        if self.refuse_with is not None:
+            raise self.refuse_with
 
     async def infer(self, request: Request) -> Answer:
         self.seen.append(request)
@@ -494,6 +496,45 @@ def test_a_message_too_large_for_the_server_fails_others_on_its_stream_as_unavai
         await transport.infer(request())
 
     run(test, call="stream", server_limits=Limits(message_bytes=2**18))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_request_without_a_deadline_is_answered_and_a_dead_address_is_unavailable(call: Call) -> None:
+    async def main() -> None:
+        asked = Request("net", {"x": torch.ones(3)}, math.inf)
+        async with serving(Doubler()) as target:
+            transport = GrpcTransport(target, call=call)
+            assert torch.equal(torch.as_tensor((await transport.infer(asked)).tensors["x"]), torch.full((3,), 2.0))
+            await transport.close()
+        transport = GrpcTransport(target, call=call)
+        with pytest.raises(errors.Unavailable):
+            await transport.infer(asked)
+        await transport.close()
+
+    asyncio.run(main())
+
+
+def test_a_deadline_that_a_request_brings_is_never_shortened() -> None:
+    async def test(service: Doubler, channel: grpc.aio.Channel) -> None:
+        message = plain_request()
+        message.parameters["timeout"].int64_param = 80_000_000
+        began_s = time.monotonic()
+        await stock(channel, "ModelInfer")(message, timeout=100)
+        assert began_s + 80 <= service.seen[0].deadline_s < began_s + 100
+
+    with_stock_client(test)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_name_in_any_script_is_refused_as_itself(call: Call) -> None:
+    async def test(service: Doubler, transport: GrpcTransport) -> None:
+        name = "層" * 5000
+        asked = Request("net", {name: torch.tensor([float("nan")])}, time.monotonic() + 20, request_id="r")
+        service.refuse_with = errors.InvalidInput(f"no tensor is called {name!r}")
+        with pytest.raises(errors.InvalidInput, match="no tensor is called '層"):
+            await transport.infer(asked)
+
+    run(test, call=call)
 
 
 def test_health_and_reflection_answer() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from splitnn import errors
 from splitnn.cost.network import parse_link
-from splitnn.transport.base import Answer, Request
+from splitnn.transport.base import Answer, Limits, Request
 from splitnn.transport.local import LocalTransport
 
 
@@ -98,5 +98,23 @@ def test_errors_pass_through_and_a_closed_transport_is_unavailable() -> None:
         await transport.close()
         with pytest.raises(errors.Unavailable):
             await transport.infer(Request("net", {"x": torch.zeros(1)}, time.monotonic() + 20))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("what", ["request", "answer"])
+def test_messages_above_the_limit_are_refused_as_on_the_wire(what: str) -> None:
+    async def answer(request: Request) -> Answer:
+        seen.append(request)
+        return Answer({"y": torch.zeros(1000)})
+
+    seen: list[Request] = []
+
+    async def main() -> None:
+        transport = LocalTransport(answer, limits=Limits(message_bytes=1000))
+        size = 1000 if what == "request" else 1
+        with pytest.raises(errors.PayloadTooLarge, match=f"the {what} takes .* at most 1000 are sent"):
+            await transport.infer(Request("net", {"x": torch.zeros(size)}, time.monotonic() + 20))
+        assert len(seen) == (what == "answer")
 
     asyncio.run(main())

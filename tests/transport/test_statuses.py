@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import grpc
 import pytest
 
@@ -61,5 +63,8 @@ def test_a_foreign_peer_is_understood_by_its_code(
     assert type(error_of(Status(code, message))) is kind
 
 
-def test_long_messages_are_cut_to_what_metadata_can_hold() -> None:
-    assert len(status_of(errors.InvalidInput("x" * 100_000)).message) <= 2000
+@pytest.mark.parametrize("letter", ["x", "é", "層", "😀", "%", "\n", "\udc80"])
+def test_long_messages_are_cut_to_what_metadata_can_hold(letter: str) -> None:
+    message = status_of(errors.InvalidInput("tensor " + letter * 100_000)).message
+    assert message.startswith("tensor " + letter)
+    assert len(quote(message, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}", errors="replace")) <= 4000
