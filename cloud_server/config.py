@@ -26,7 +26,7 @@ class Config:
     models: str = field(
         metadata={
             "help": "folder of packages (NAME/ or NAME/VERSION/), or names of the zoo and package.module:factory, "
-            "separated by commas",
+            "separated by commas; read once, so that what comes later is served after a restart",
             "shape": "DIR|NAMES",
         }
     )

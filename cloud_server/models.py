@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from splitnn import zoo
 from splitnn.cost.profile import Profile
+from splitnn.cost.profile_file import open_profile
 from splitnn.errors import PackageError, ProfileMismatch
-from splitnn.graph.capture import capture
 from splitnn.graph.model import Model
 from splitnn.graph.package import is_package, load
+from splitnn.zoo.sources import capture_model
 
 _log = logging.getLogger(__name__)
 _PROFILE = "profile.json"
-_MAX_PROFILE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,9 @@ class Loaded:
 
 
 def load_models(models: str, profiles: Sequence[str] = ()) -> list[Loaded]:
-    """Everything that ``models`` names. A package that is broken is logged and left out; the others are served.
+    """Everything that ``models`` names now. A package that is broken is logged and left out; the others are served.
+
+    The folder is read once: a package that is completed later waits for the next start of the server.
 
     ``profiles`` are files; one beside a package (``profile.json``) is read where none of them fits.
 
@@ -41,7 +41,7 @@ def load_models(models: str, profiles: Sequence[str] = ()) -> list[Loaded]:
         ProfileMismatch: a profile is of none of these models.
         ValueError, OSError: a profile cannot be read.
     """
-    given = {path: read_profile(Path(path)) for path in profiles}
+    given = {path: open_profile(path) for path in profiles}
     folder = Path(models)
     found = list(_packages(folder) if folder.is_dir() else _captured(models))
     if not found:
@@ -57,25 +57,10 @@ def load_models(models: str, profiles: Sequence[str] = ()) -> list[Loaded]:
     return found
 
 
-def read_profile(path: Path) -> Profile:
-    """The profile in a file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no profile; names the file.
-    """
-    if path.stat().st_size > _MAX_PROFILE_BYTES:
-        raise ValueError(f"{path}: a profile of {path.stat().st_size} bytes; at most {_MAX_PROFILE_BYTES} are read")
-    try:
-        return Profile.from_json(json.loads(path.read_bytes()))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
 def _captured(names: str) -> Iterator[Loaded]:
     for text in dict.fromkeys(name.strip() for name in names.split(",") if name.strip()):
         _log.info("capturing %s", text)
-        yield Loaded(name=text.rpartition(":")[2], version="1", model=capture(*zoo.resolve(text)))
+        yield Loaded(name=text.rpartition(":")[2], version="1", model=capture_model(text))
 
 
 def _packages(folder: Path) -> Iterator[Loaded]:
@@ -108,7 +93,7 @@ def _package(folder: Path, *, name: str, version: str) -> Iterator[Loaded]:
 
 def _profile_beside(folder: Path, model: Model) -> Profile | None:
     try:
-        profile = read_profile(folder / _PROFILE)
+        profile = open_profile(folder / _PROFILE)
         profile.check_fits(model.graph, model.digest)
     except FileNotFoundError:
         return None
