@@ -80,6 +80,21 @@ def test_latency_is_what_the_minimum_cut_finds(seed: int) -> None:
         assert (found.plan.tiers, found.plan.predicted.latency_ns) == (known.tiers, known.predicted.latency_ns)
 
 
+def test_plan_passes_other_wishes_on(seed: int) -> None:
+    problem = random_problem(random.Random(seed), layers=8, tiers=2, pinned=False)
+    name = problem.graph.layers[-1].name
+    pinned = plan(
+        problem.graph,
+        problem.profiles,
+        problem.topology,
+        codecs=CODECS,
+        pins={name: "device"},
+        constraints=Constraints(keep_on_device=[problem.graph.layers[0].name]),
+        objective=THROUGHPUT,
+    )
+    assert pinned.placement[name] == pinned.placement[problem.graph.layers[0].name] == "device"
+
+
 def test_of_plans_with_equal_traffic_the_quickest_is_taken(seed: int) -> None:
     rng = random.Random(seed)
     for number in range(200):
