@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -20,7 +21,7 @@ from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import Announcement, Answer, Clock, Limits, Parameter, Request, Timings
 from splitnn.transport.codec import CODECS
 from splitnn.transport.layout import Payload
-from splitnn.transport.tensors import EncodedTensor, check_amount, decode_tensors, described, encode_tensors
+from splitnn.transport.tensors import Described, EncodedTensor, check_amount, decode_tensors, described, encode_tensors
 from splitnn.transport.wire import MOST_ENTRIES, delimiter, take_apart
 
 RAW_INPUTS, RAW_OUTPUTS = 7, 6  # raw_input_contents, raw_output_contents
@@ -44,7 +45,7 @@ class Frame:
         return sum(map(len, self.parts))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Received:
     """A message taken apart: the head, what it says about its tensors, their bytes, and the size of the whole."""
 
@@ -52,6 +53,23 @@ class Received:
     descriptions: list[memoryview]
     payloads: list[memoryview]
     size_bytes: int
+
+    @cached_property
+    def arrived(self) -> list[Described]:
+        """What the descriptions say. Raises CodecError and PayloadTooLarge as ``described`` does."""
+        return described(self.descriptions)
+
+    @cached_property
+    def decoded_bytes(self) -> int:
+        """What the tensors take in memory once they are decoded."""
+        return sum(tensor.decoded_bytes for tensor in self.arrived)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether decoding takes so little time that the event loop may do it itself."""
+        if self.payloads and all(tensor.codec == "raw" for tensor in self.arrived):
+            return self.decoded_bytes <= self.size_bytes  # views; more where the strides leave gaps to fill
+        return max(self.size_bytes, self.decoded_bytes) <= QUICK_BYTES
 
 
 def request_frame(request: Request, *, message_id: str, timeout_s: float | None = None) -> Frame:
@@ -133,7 +151,7 @@ def announcement(received: Received, *, limits: Limits) -> Announcement:
         PayloadTooLarge: the tensors would need more memory than the limits allow.
     """
     head = received.head
-    arrived = described(received.descriptions)
+    arrived = received.arrived
     check_amount(arrived, received.payloads, limits=limits)
     codecs = {tensor.name: tensor.codec for tensor in arrived if tensor.codec != "raw"}
     wanted = tuple(head.outputs)
@@ -151,17 +169,19 @@ def announcement(received: Received, *, limits: Limits) -> Announcement:
     )
 
 
-def read_request(received: Received, *, limits: Limits, deadline_s: float, request_id: str) -> Request:
-    """The request of any client of the protocol. Raises what ``announcement`` raises."""
+def read_request(received: Received, announced: Announcement, *, deadline_s: float, request_id: str) -> Request:
+    """The request of any client of the protocol, after its ``announcement``.
+
+    Raises:
+        CodecError: a tensor that is no tensor; the message names it.
+    """
     head = received.head
-    announced = announcement(received, limits=limits)
-    arrived = described(received.descriptions)
     return Request(
         model=announced.model,
         version=announced.version,
         digest=announced.digest,
         request_id=request_id,
-        tensors=decode_tensors(arrived, received.payloads, received.descriptions, limits=limits),
+        tensors=decode_tensors(received.arrived, received.payloads, received.descriptions),
         codecs=announced.codecs,
         wanted=announced.wanted,
         parameters=_read_parameters(head.parameters, ("timeout", "splitnn_digest")),
@@ -170,34 +190,17 @@ def read_request(received: Received, *, limits: Limits, deadline_s: float, reque
 
 
 def read_answer(received: Received, *, limits: Limits) -> Answer:
-    """The answer of any server of the protocol. Raises CodecError and PayloadTooLarge as ``read_request`` does."""
-    arrived = described(received.descriptions)
+    """The answer of any server of the protocol. Raises CodecError and PayloadTooLarge as ``announcement`` does."""
+    check_amount(received.arrived, received.payloads, limits=limits)
     parameters = received.head.parameters
     stages = [parameters[name].double_param if name in parameters else 0.0 for name in _TIMINGS]
     return Answer(
-        tensors=decode_tensors(arrived, received.payloads, received.descriptions, limits=limits),
+        tensors=decode_tensors(received.arrived, received.payloads, received.descriptions),
         version=received.head.model_version,
         timings=Timings(*stages),
         parameters=_read_parameters(parameters, _TIMINGS),
         received_bytes=received.size_bytes,
     )
-
-
-def decoded_bytes(received: Received) -> int:
-    """What the tensors take in memory once they are decoded. Raises CodecError: a description cannot be read."""
-    return sum(tensor.decoded_bytes for tensor in described(received.descriptions))
-
-
-def is_quick(received: Received) -> bool:
-    """Whether decoding takes so little time that the event loop may do it itself.
-
-    Raises CodecError: a tensor's description cannot be read.
-    """
-    arrived = described(received.descriptions)
-    needed_bytes = sum(tensor.decoded_bytes for tensor in arrived)
-    if received.payloads and all(tensor.codec == "raw" for tensor in arrived):
-        return needed_bytes <= received.size_bytes  # views; more where the strides leave gaps to fill
-    return max(received.size_bytes, needed_bytes) <= QUICK_BYTES
 
 
 def _frame(head: bytes, payloads: list[Payload], tensors: tuple[EncodedTensor, ...], *, field: int) -> Frame:

@@ -167,7 +167,8 @@ def bytes_of(contiguous: torch.Tensor) -> memoryview:
         return memoryview(b"")
     contiguous = contiguous.resolve_conj().resolve_neg()  # torch may put both off
     if contiguous.is_complex() or contiguous.dtype in _NOT_IN_NUMPY:
-        contiguous = contiguous.reshape(-1).view(torch.uint8)
+        flat = contiguous.as_strided((contiguous.numel(),), (1,))  # reshape may keep the stride of a single element
+        contiguous = flat.view(torch.uint8)
     array: Any = contiguous.numpy()
     return memoryview(array).cast("B")
 

@@ -13,6 +13,7 @@ from splitnn.instrument import Instrument
 from splitnn.transport.base import DEFAULT_LIMITS, Answer, Clock, Limits, Probe, Request
 from splitnn.transport.framing import (
     Frame,
+    announcement,
     answer_frame,
     check_size,
     read_answer,
@@ -95,12 +96,9 @@ class LocalTransport:
     async def _far_side(self, message: bytes, request: Request) -> bytes:
         await self._travel(self._up, len(message))
         started = self._clock()
-        seen = read_request(
-            receive_request(message),
-            limits=self._limits,
-            deadline_s=request.deadline_s,
-            request_id=request.request_id,
-        )
+        received = receive_request(message)
+        announced = announcement(received, limits=self._limits)
+        seen = read_request(received, announced, deadline_s=request.deadline_s, request_id=request.request_id)
         decode_s = self._clock() - started
         answer = await self._next_stage(seen)
         frame = answer_frame(

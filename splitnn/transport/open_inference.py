@@ -21,7 +21,7 @@ import torch
 from splitnn.errors import DeadlineExceeded, InvalidInput
 from splitnn.instrument import Instrument
 from splitnn.proto import open_inference_pb2 as pb
-from splitnn.transport.base import DEFAULT_LIMITS, Answer, Clock, Limits, Probe, Request, Service
+from splitnn.transport.base import DEFAULT_LIMITS, Announcement, Answer, Clock, Limits, Probe, Request, Service
 from splitnn.transport.channel import open_channel
 from splitnn.transport.contents import wire_datatype
 from splitnn.transport.control import ControlClient
@@ -33,8 +33,6 @@ from splitnn.transport.framing import (
     announcement,
     answer_frame,
     check_size,
-    decoded_bytes,
-    is_quick,
     read_answer,
     read_request,
     receive_request,
@@ -108,7 +106,7 @@ class GrpcTransport:
         self._instrument.answer_received(
             request_id=request.request_id, wire_bytes=received.size_bytes, seconds=arrived - sent
         )
-        if is_quick(received):
+        if received.is_quick:
             answer = read_answer(received, limits=self._limits)
         else:
             answer = await asyncio.to_thread(read_answer, received, limits=self._limits)
@@ -238,19 +236,21 @@ class _Front:
     async def _answer_by(self, deadline_s: float, received: Received, arrived_s: float) -> Frame:
         announced = announcement(received, limits=self._limits)
         self._service.expect(announced)
-        with self._held.holding(received.size_bytes + decoded_bytes(received)):
-            return await self._answer_expected(deadline_s, received, arrived_s)
+        with self._held.holding(received.size_bytes + received.decoded_bytes):
+            return await self._answer_expected(deadline_s, received, announced, arrived_s)
 
-    async def _answer_expected(self, deadline_s: float, received: Received, arrived_s: float) -> Frame:
+    async def _answer_expected(
+        self, deadline_s: float, received: Received, announced: Announcement, arrived_s: float
+    ) -> Frame:
         message_id = received.head.id
         if not message_id:
             self._unnamed += 1
         request_id = message_id or f"unnamed-{self._unnamed}"
 
         def decode() -> Request:
-            return read_request(received, limits=self._limits, deadline_s=deadline_s, request_id=request_id)
+            return read_request(received, announced, deadline_s=deadline_s, request_id=request_id)
 
-        request = decode() if is_quick(received) else await self._in_thread(decode)
+        request = decode() if received.is_quick else await self._in_thread(decode)
         decode_s = self._clock() - arrived_s
         answer = await self._service.infer(request)
 

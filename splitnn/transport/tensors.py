@@ -90,15 +90,15 @@ def _description(name: str, dtype: str, shape: tuple[int, ...], strides: tuple[i
 
 
 def decode_tensors(
-    arrived: list[Described], payloads: list[memoryview], descriptions: list[memoryview], *, limits: Limits
+    arrived: list[Described], payloads: list[memoryview], descriptions: list[memoryview]
 ) -> dict[str, torch.Tensor | int]:
     """The tensors that arrived; without payloads, from the typed contents that stand in their descriptions.
 
+    ``check_amount`` comes first.
+
     Raises:
         CodecError: a tensor that is no tensor; the message names it.
-        PayloadTooLarge: they would need more memory than the limits allow; nothing was decoded.
     """
-    check_amount(arrived, payloads, limits=limits)
     result: dict[str, torch.Tensor | int] = {}
     for i, tensor in enumerate(arrived):
         try:

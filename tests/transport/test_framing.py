@@ -13,6 +13,7 @@ from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import DEFAULT_LIMITS, Answer, Limits, Request, Timings
 from splitnn.transport.framing import (
+    announcement,
     answer_frame,
     read_answer,
     read_request,
@@ -28,7 +29,8 @@ def message_of(request: Request) -> bytes:
 
 
 def request_in(message: bytes, limits: Limits = DEFAULT_LIMITS) -> Request:
-    return read_request(receive_request(message), limits=limits, deadline_s=0.0, request_id="r")
+    received = receive_request(message)
+    return read_request(received, announcement(received, limits=limits), deadline_s=0.0, request_id="r")
 
 
 def input_of(name: str, datatype: str, shape: list[int], **parameters: str) -> pb.ModelInferRequest.InferInputTensor:

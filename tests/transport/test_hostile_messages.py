@@ -9,7 +9,7 @@ import pytest
 from splitnn.errors import PayloadTooLarge
 from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import DEFAULT_LIMITS, Request
-from splitnn.transport.framing import read_request, receive_request
+from splitnn.transport.framing import announcement, read_request, receive_request
 from splitnn.transport.wire import MOST_ENTRIES, MOST_FIELDS, take_apart
 
 MEGABYTE = 10**6
@@ -26,7 +26,8 @@ class Counted(bytes):
 
 
 def read(message: bytes) -> Request:
-    return read_request(receive_request(message), limits=DEFAULT_LIMITS, deadline_s=0.0, request_id="r")
+    received = receive_request(message)
+    return read_request(received, announcement(received, limits=DEFAULT_LIMITS), deadline_s=0.0, request_id="r")
 
 
 @pytest.mark.parametrize(
