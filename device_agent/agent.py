@@ -32,14 +32,13 @@ from splitnn.graph.model import Model, Value
 from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.engine import Engine
-from splitnn.runtime.host import ModelHost
+from splitnn.runtime.host import WORKING_BYTES, ModelHost
 from splitnn.runtime.inputs import admit, samples_of
 from splitnn.runtime.pipeline import Pipeline, Progress
 from splitnn.runtime.stages import largest_layer_bytes
 from splitnn.transport.base import Announcement, Answer, Clock, Description, HostReport, Parameter, Request, Timings
 
 _log = logging.getLogger(__name__)
-_WORKING_BYTES = 2 * 2**30
 _NEARLY = 0.95  # timers of two hosts differ
 
 
@@ -77,7 +76,7 @@ class Agent:
         self._slowdown = slowdown
         self._instrument = instrument or Instrument()
         self._clock = clock
-        self._host = ModelHost(model, name=name, engine=engine, working_bytes=_WORKING_BYTES, clock=clock)
+        self._host = ModelHost(model, name=name, engine=engine, working_bytes=WORKING_BYTES, clock=clock)
         self._layer_bytes = largest_layer_bytes(model.graph, (layer.name for layer in model.graph.layers))
         self._courses = Courses(navigator, compile=self._compiled, aside=aside, instrument=self._instrument)
         self._ran: WeakSet[Pipeline] = WeakSet()  # a first run is slower and says nothing of the device
@@ -209,6 +208,8 @@ class Agent:
             if waited_s >= self._patience.patient_s(remote_s) * _NEARLY:  # else the request was in a hurry, no more
                 self._cloud.estimator.observe_unfinished(round(cost.sent_bytes * load), waited_s)
                 self._cloud.lose(f"DeadlineExceeded: {reason}")
+        except (TransportError, DigestMismatch, UnknownModel) as error:  # no plan could help
+            reason = f"{type(error).__name__}: {error}"
         except (RequestError, CodecError) as error:
             reason = f"{type(error).__name__}: {error}"
             done = await pipeline.finish_here(progress)
@@ -216,8 +217,6 @@ class Agent:
             if self._refusals.add(course.plan.id, load=load, reason=reason):
                 _log.error("the cloud refuses what this plan sends; not used for a while: %s: %s", course.plan, reason)
             return done, reason
-        except TransportError as error:
-            reason = f"{type(error).__name__}: {error}"
         else:
             self._refusals.clear(course.plan.id, load=load)
             timings = done.answers[-1].timings
@@ -248,8 +247,8 @@ class Agent:
             raise DigestMismatch(f"the request is for model {request.digest[:12]}, not {self._model.digest[:12]}")
         tensors = admit(self._model.graph, request.tensors)
         samples = samples_of(self._model.graph, tensors)
-        if (needed := self._layer_bytes * samples // self._model.graph.batch) > _WORKING_BYTES:
-            raise PayloadTooLarge(f"a batch of {samples} needs {needed} bytes for one layer; at most {_WORKING_BYTES}")
+        if (needed := self._layer_bytes * samples // self._model.graph.batch) > WORKING_BYTES:
+            raise PayloadTooLarge(f"a batch of {samples} needs {needed} bytes for one layer; at most {WORKING_BYTES}")
         return replace(request, tensors=tensors, wanted=tuple(dict.fromkeys(request.wanted)))
 
     def _compiled(self, plan: Plan) -> Pipeline:
