@@ -10,7 +10,6 @@ import threading
 from cloud_server.service import CloudService
 from splitnn.cost.profile import Profile
 from splitnn.cost.profiler import profile
-from splitnn.errors import SplitnnError
 from splitnn.graph.model import Model
 from splitnn.runtime.engine import Engine
 from splitnn.transport.codec import CODECS
@@ -48,7 +47,7 @@ class Measuring:
                 measured = (await self._engine.run(lambda: self._measure(model), deadline_s=math.inf)).result  # noqa: B023
             except _Stopped:
                 return
-            except (SplitnnError, ValueError, RuntimeError):
+            except Exception:  # noqa: BLE001 -- whatever one model does, the others are to be measured
                 _log.exception("%s could not be measured; agents cannot plan with it", name)
                 continue
             self._service.adopt(measured)
