@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from splitnn.runtime.address import is_loopback, parse_address
+from splitnn.runtime.address import parse_address, require_loopback
 
 _MIB = 2**20
 
@@ -57,9 +57,6 @@ class Config:
                 f"max-message-bytes ({self.max_message_bytes}) above max-waiting-bytes ({self.max_waiting_bytes}): "
                 "the largest request could never be admitted"
             )
-        host, _ = parse_address(self.listen)
-        if not (is_loopback(host) or self.insecure):
-            raise ValueError(
-                f"{self.listen} can be reached from other machines, and nothing on the way would be encrypted; "
-                "listen on 127.0.0.1, or say --insecure"
-            )
+        parse_address(self.listen)
+        if not self.insecure:
+            require_loopback(self.listen)

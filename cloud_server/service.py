@@ -22,7 +22,7 @@ from splitnn.errors import (
 )
 from splitnn.graph.model import Model
 from splitnn.runtime.engine import Engine
-from splitnn.runtime.host import ModelHost
+from splitnn.runtime.host import WORKING_BYTES, ModelHost
 from splitnn.runtime.stage import Stage
 from splitnn.transport.base import Announcement, Answer, Clock, Description, HostReport, Request
 
@@ -47,7 +47,7 @@ class CloudService:
     it expects no more requests, and answers those that had arrived.
     """
 
-    def __init__(self, engine: Engine, *, working_bytes: int = 2 * 2**30, clock: Clock = time.monotonic) -> None:
+    def __init__(self, engine: Engine, *, working_bytes: int = WORKING_BYTES, clock: Clock = time.monotonic) -> None:
         self.phase = Phase.LOADING
         self._engine = engine
         self._working_bytes = working_bytes

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from splitnn.cost.network import parse_link
-from splitnn.runtime.address import is_loopback, parse_address
+from splitnn.runtime.address import parse_address, require_loopback
 from splitnn.transport.codec import CODECS
 
 
@@ -65,8 +65,5 @@ class Settings:
                 parse(text)
             except ValueError as error:
                 raise ValueError(f"--{flag}: {error}") from error
-        if not (self.insecure or is_loopback(parse_address(self.listen)[0])):
-            raise ValueError(
-                f"--listen {self.listen} can be reached from other machines, and nothing on the way would be "
-                "encrypted; listen on 127.0.0.1, or say --insecure"
-            )
+        if not self.insecure:
+            require_loopback(self.listen)

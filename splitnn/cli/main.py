@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Protocol
 
 from splitnn.cli import check, envelope, explain, models, pack, plan, profile
 from splitnn.errors import SplitnnError
+from splitnn.runtime.settings import BAD_INPUT as BAD_INPUT
 
 
 class Command(Protocol):
@@ -27,7 +28,6 @@ class Command(Protocol):
 COMMANDS: tuple[Command, ...] = (models, check, pack, profile, plan, explain, envelope)
 """In the order of the help."""
 
-BAD_INPUT = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 

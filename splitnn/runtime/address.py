@@ -25,3 +25,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def require_loopback(address: str) -> None:
+    """Refuse to serve other machines without encryption; not to be asked where the user said ``--insecure``.
+
+    Raises:
+        ValueError: others can reach ``HOST:PORT``, or it is no address.
+    """
+    if not is_loopback(parse_address(address)[0]):
+        raise ValueError(
+            f"{address} can be reached from other machines, and nothing on the way would be encrypted; "
+            "listen on 127.0.0.1, or say --insecure"
+        )

@@ -22,7 +22,8 @@ Observe = Callable[[Stage, int, float], None]
 Called on the engine's thread.
 """
 
-_WORKING_BYTES = 2 * 2**30
+WORKING_BYTES = 2 * 2**30
+"""What one request may need for its largest layer, unless somebody says otherwise."""
 
 
 def _unobserved(stage: Stage, samples: int, seconds: float) -> None:
@@ -43,7 +44,7 @@ class ModelHost:
         name: str = "model",
         version: str = "1",
         engine: Engine | None = None,
-        working_bytes: int = _WORKING_BYTES,
+        working_bytes: int = WORKING_BYTES,
         observe: Observe = _unobserved,
         clock: Clock = time.monotonic,
     ) -> None:
