@@ -26,6 +26,7 @@ from splitnn.errors import (
     RequestError,
     SplitnnError,
     TransportError,
+    Unavailable,
     UnknownModel,
 )
 from splitnn.graph.model import Model, Value
@@ -88,6 +89,8 @@ class Agent:
 
     def expect(self, announced: Announcement) -> None:
         """See ``Service``."""
+        if self._is_closed:
+            raise Unavailable("the agent is shutting down")
         self._host.expect(announced)
 
     async def infer(self, request: Request) -> Answer:
@@ -134,7 +137,7 @@ class Agent:
                 _log.exception("no new plan; the current one stays: %s", self.plan)
 
     def close(self) -> None:
-        """Be ready for nothing from now on. What still comes is answered: the door knows what arrived in time."""
+        """Expect no requests from now on; those that had arrived are answered."""
         self._is_closed = True
 
     async def _follow(self, request: Request) -> Answer:

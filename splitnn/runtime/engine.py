@@ -61,7 +61,6 @@ class Engine:
         self._waiting: deque[_Call] = deque()
         self._running: _Call | None = None
         self._admitted_bytes = 0
-        self._accepts = True
         self._ends = False
         self._typical_s = 0.0
         self._busy: deque[tuple[float, float]] = deque()  # from, until, of the runs inside the window
@@ -80,7 +79,7 @@ class Engine:
             PayloadTooLarge: it would not fit even alone.
             Overloaded: too much waits already.
             DeadlineExceeded: there is no result at the deadline.
-            Unavailable: the engine drains or was closed.
+            Unavailable: the engine was closed.
         """
         call = _Call(function, size_bytes, deadline_s, self._clock(), asyncio.get_running_loop())
         self._admit(call)
@@ -112,17 +111,10 @@ class Engine:
         busy_s = sum(max(0.0, until - max(start, since)) for start, until in runs)
         return min(1.0, busy_s / (now - since)) if now > since else 0.0
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Admit nothing more; True when all that was admitted is done within the time."""
-        with self._changed:
-            self._accepts = False
-        idle = asyncio.get_running_loop().run_in_executor(None, self._await_idle, timeout_s)
-        return await idle
-
     def close(self) -> None:
         """End the thread after the call that runs; those that wait fail with ``Unavailable``. Does not block."""
         with self._changed:
-            self._accepts, self._ends = False, True
+            self._ends = True
             dropped = list(self._waiting)
             self._waiting.clear()
             for call in dropped:
@@ -133,7 +125,7 @@ class Engine:
 
     def _admit(self, call: _Call) -> None:
         with self._changed:
-            if not self._accepts:
+            if self._ends:
                 raise Unavailable("this host is shutting down")
             if call.deadline_s <= call.admitted_s:
                 raise DeadlineExceeded("the deadline had passed when the request came to its queue")
@@ -168,10 +160,6 @@ class Engine:
                 self._waiting.remove(call)
                 self._admitted_bytes -= call.size_bytes
                 self._changed.notify_all()
-
-    def _await_idle(self, timeout_s: float) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and self._running is None, timeout_s)
 
     def _work(self) -> None:
         while (call := self._next()) is not None:

@@ -26,6 +26,7 @@ from splitnn.errors import (
     Overloaded,
     RequestError,
     TransportError,
+    Unavailable,
     UnknownModel,
 )
 from splitnn.graph.capture import capture
@@ -34,7 +35,7 @@ from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.pipeline import Pipeline
 from splitnn.runtime.stage import stage
-from splitnn.transport.base import Answer, Request
+from splitnn.transport.base import Announcement, Answer, Request
 from tests.device_agent.fake_cloud import NAME, FakeCloud, InlineEngine, State
 from tests.device_agent.virtual_time import run_virtually
 from tests.models import TINY
@@ -487,6 +488,8 @@ def test_a_closed_agent_is_not_ready_and_answers_what_has_arrived() -> None:
             await asyncio.sleep(0.001)
             w.agent.close()
             assert not w.agent.is_ready()
+            with pytest.raises(Unavailable, match="shutting down"):
+                w.agent.expect(Announcement(NAME, tensors={}))
             await under_way
             await w.ask()  # it was being decoded
 

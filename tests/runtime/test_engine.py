@@ -129,7 +129,7 @@ def test_work_that_outlives_its_deadline_is_answered_at_the_deadline() -> None:
             await engine.run(gate, deadline_s=time.monotonic() + 0.5, size_bytes=7)
         assert engine.admitted_bytes == 7  # it still holds them
         gate.opened.set()
-        assert await engine.drain(FAR_S)
+        await engine.run(lambda: None, deadline_s=soon())  # one at a time: the first is done
         assert engine.admitted_bytes == 0
         engine.close()
 
@@ -182,22 +182,6 @@ def test_an_error_of_the_function_reaches_its_caller_as_itself() -> None:
         with pytest.raises(ZeroDivisionError):
             await engine.run(lambda: 1 / 0, deadline_s=soon())
         assert (await engine.run(lambda: 1, deadline_s=soon())).result == 1
-        engine.close()
-
-    asyncio.run(scenario())
-
-
-def test_drain_finishes_what_was_admitted_and_refuses_the_rest() -> None:
-    async def scenario() -> None:
-        engine = Engine()
-        async with blocked(engine) as gate:
-            waiting = await queued(engine, lambda: "done")
-            assert not await engine.drain(0.01)
-            with pytest.raises(Unavailable):
-                await engine.run(lambda: "new", deadline_s=soon())
-            gate.opened.set()
-            assert await engine.drain(FAR_S)
-        assert (await waiting).result == "done"
         engine.close()
 
     asyncio.run(scenario())
