@@ -5,6 +5,7 @@ SplitnnError
 ├── PackageError          a model on disk is incomplete, altered, or names an operator off the allow-list
 ├── ProfileMismatch       a profile or a plan belongs to another model
 ├── InfeasiblePlan        no placement obeys the constraints
+├── EngineMismatch        an engine cannot run a stage, or is further from torch than its tolerance
 ├── CodecError            a payload is truncated, lies about its size, or cannot be encoded
 ├── RequestError          the request is wrong; sending it again will not help
 │   ├── UnknownModel
@@ -54,6 +55,10 @@ class InfeasiblePlan(SplitnnError):
     def __init__(self, message: str, nearest: object = None) -> None:
         super().__init__(message)
         self.nearest = nearest
+
+
+class EngineMismatch(SplitnnError):
+    """An engine cannot run a stage, or is further from torch than its tolerance."""
 
 
 class CodecError(SplitnnError):
