@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from splitnn.graph.package import is_package, load
 from splitnn.zoo.sources import capture_model
 
 _log = logging.getLogger(__name__)
+_VERSION = re.compile("[1-9][0-9]{0,17}")
 _PROFILE = "profile.json"
 
 
@@ -76,10 +78,10 @@ def _packages(folder: Path) -> Iterator[Loaded]:
         if not versions:
             _log.warning("%s is no model package; left out", child)
         for version in versions:
-            if version.name.isascii() and version.name.isdigit():
+            if _VERSION.fullmatch(version.name):
                 yield from _package(version, name=child.name, version=version.name)
             else:
-                _log.warning("%s: a version is a whole number, not %r; left out", child, version.name)
+                _log.warning("%s: a version is a whole number from 1, not %r; left out", child, version.name)
 
 
 def _package(folder: Path, *, name: str, version: str) -> Iterator[Loaded]:
@@ -104,4 +106,8 @@ def _profile_beside(folder: Path, model: Model) -> Profile | None:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    found = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    for child in found:
+        if not child.name.isprintable():
+            _log.warning("a folder is called %r, which does not fit a line; left out", child.name)
+    return [child for child in found if child.name.isprintable()]

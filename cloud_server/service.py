@@ -15,7 +15,6 @@ from splitnn.errors import (
     DeadlineExceeded,
     PackageError,
     RequestError,
-    SplitnnError,
     TransportError,
     Unavailable,
     UnknownModel,
@@ -23,6 +22,7 @@ from splitnn.errors import (
 from splitnn.graph.model import Model
 from splitnn.runtime.engine import Engine
 from splitnn.runtime.host import WORKING_BYTES, ModelHost
+from splitnn.runtime.inputs import admit
 from splitnn.runtime.stage import Stage
 from splitnn.transport.base import Announcement, Answer, Clock, Description, HostReport, Request
 
@@ -76,11 +76,11 @@ class CloudService:
         for name, versions in list(self._served.items()):
             for version, served in list(versions.items()):
                 try:
-                    await served.host.infer(Request(name, served.model.example, deadline_s=math.inf))
-                except SplitnnError as error:
-                    _log.error(
-                        "model %s version %s is not served: it fails on its own example: %s", name, version, error
-                    )
+                    answer = await served.host.infer(Request(name, served.model.example, deadline_s=math.inf))
+                    admit(served.model.graph, answer.tensors)  # the graph must say what the program makes
+                except Exception as error:  # noqa: BLE001 - a package's operators may raise anything
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                    _log.error("model %s version %s is not served: its own example fails: %s", name, version, reason)
                     del versions[version]
             if not versions:
                 del self._served[name]

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """0 when every cut is bit-identical, else 1."""
     import torch
 
+    from splitnn.graph.program import is_random
     from splitnn.runtime.verify import check
 
     threads = torch.get_num_threads()
@@ -72,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found | {"eager_difference": model.eager_difference}))
     else:
         print(_report(args.model, model.digest, model.eager_difference, verdict))
+        drawn = [layer.name for layer in model.graph.layers if is_random(layer.op)]
+        if drawn and not verdict.passed:
+            print(f"the model draws random numbers ({', '.join(drawn[:5])}): no two runs of it agree")
     return 0 if verdict.passed else 1
 
 

@@ -80,7 +80,7 @@ class Program:
         found: set[str] = set()
         for node in self.nodes:
             fixed = all(name in found or name in self.weights for name in node.reads)
-            if fixed and node.name not in returned and not _is_random(node.op):
+            if fixed and node.name not in returned and not is_random(node.op):
                 found.add(node.name)
         return frozenset(found)
 
@@ -152,7 +152,8 @@ def _refs(value: Any) -> Iterator[str]:
             yield from _refs(item)
 
 
-def _is_random(op: str) -> bool:
+def is_random(op: str) -> bool:
+    """Whether two runs of the operator differ by design."""
     name = op.split(".")[1]
     return "rand" in name or "dropout" in name or name in {"bernoulli", "multinomial", "normal", "poisson"}
 

@@ -17,7 +17,7 @@ from splitnn.errors import PackageError, ProfileMismatch, UnknownModel
 from splitnn.graph.capture import capture
 from splitnn.graph.model import Model
 from splitnn.graph.package import save
-from tests.models import TINY
+from tests.models import TINY, captured
 
 
 @cache
@@ -143,3 +143,10 @@ def test_loaded_models_compute_what_was_saved(tmp_path: Path) -> None:
     save(model, tmp_path / "chain")
     (only,) = load_models(str(tmp_path))
     assert all(torch.equal(only.model.weights[name], weight) for name, weight in model.weights.items())
+
+
+def test_version_has_one_spelling_and_a_name_fits_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for place in ("net/1", "net/01", "net/0", "two\nlines"):
+        save(captured("chain"), tmp_path / place)
+    assert [(found.name, found.version) for found in load_models(str(tmp_path), ())] == [("net", "1")]
+    assert caplog.text.count("left out") == 3
