@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from splitnn import zoo
 from splitnn.graph.capture import capture
 from splitnn.graph.model import Model
 
@@ -248,3 +249,16 @@ TINY: dict[str, Factory] = {
 def captured(name: str) -> Model:
     """The tiny model of that name, captured once for all tests (a model does not change)."""
     return capture(*TINY[name]())
+
+
+REAL = (
+    "alexnet", "resnet18", "mobilenet_v2", "googlenet", "squeezenet1_1", "densenet121", "efficientnet_lite0",
+    "shufflenet_v2_x1_0", "regnet_y_400mf", "vit_b_16", "swin_t", "bert_l6",
+)  # fmt: skip
+"""Models of the zoo: Swin's tables of weights and BERT's non-contiguous tensors are among what crosses."""
+
+
+@functools.cache
+def captured_real(name: str) -> Model:
+    """The zoo's model of that name, captured once for all tests."""
+    return capture(*zoo.load(name))

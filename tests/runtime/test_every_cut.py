@@ -6,16 +6,10 @@ import pytest
 import torch
 
 from splitnn.errors import InvalidInput
-from splitnn.graph.capture import capture
 from splitnn.graph.model import Value
 from splitnn.runtime.stage import Stage, stage, stages
 from splitnn.runtime.verify import check, identical
-from tests.models import TINY, captured
-
-REAL = [
-    "alexnet", "resnet18", "mobilenet_v2", "googlenet", "squeezenet1_1", "densenet121", "efficientnet_lite0",
-    "shufflenet_v2_x1_0", "regnet_y_400mf", "vit_b_16", "swin_t", "bert_l6",
-]  # fmt: skip
+from tests.models import REAL, TINY, captured, captured_real
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -28,10 +22,7 @@ def test_every_cut_of_a_tiny_model_is_bit_identical(name: str, seed: int) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_sampled_cuts_of_a_real_model_are_bit_identical(name: str, seed: int) -> None:
-    pytest.importorskip("PIL")
-    from splitnn import zoo
-
-    verdict = check(capture(*zoo.load(name)), random_cuts=4, seed=seed, budget_s=4)
+    verdict = check(captured_real(name), random_cuts=4, seed=seed, budget_s=4)
     assert verdict.passed, verdict
     assert verdict.layers > 15
 

@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from splitnn import zoo
-from splitnn.graph.capture import capture
 from splitnn.graph.model import Model, Value
 from splitnn.runtime.host import ModelHost
 from splitnn.runtime.stage import stage
@@ -18,10 +16,9 @@ from splitnn.runtime.verify import identical
 from splitnn.transport.base import Request
 from splitnn.transport.open_inference import GrpcTransport
 from splitnn.transport.server import build_server, listen
-from tests.models import captured
+from tests.models import REAL, TINY, captured, captured_real
 
 FAR_S = 120.0
-TINY = ("chain", "branches", "in_place", "many_inputs", "several_results", "tied", "attention", "integers")
 
 
 @asynccontextmanager
@@ -72,8 +69,8 @@ def test_every_cut_of_a_tiny_model(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["squeezenet1_1", "bert_l6"])
+@pytest.mark.parametrize("name", REAL)
 def test_cuts_all_over_a_real_model(name: str) -> None:
-    model = capture(*zoo.load(name))
+    model = captured_real(name)
     layers = len(model.graph)
-    asyncio.run(assert_same_at(model, iter(sorted({round(i * (layers - 1) / 15) for i in range(16)}))))
+    asyncio.run(assert_same_at(model, iter(sorted({round(i * (layers - 1) / 7) for i in range(8)}))))
