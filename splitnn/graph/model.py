@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from splitnn.graph.code import run_nodes
+from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
 from splitnn.graph.program import Program
 from splitnn.graph.structure import Structure, fill, take
@@ -35,6 +36,7 @@ class Model:
     result: Structure
     example: Mapping[str, torch.Tensor]  # inputs, by name, that it was captured with
     eager_difference: float = 0.0  # largest |program - module| on the example
+    exits: Exits | None = None  # which outputs may answer early; a policy, so no part of the digest
 
     def __repr__(self) -> str:
         return f"Model({self.digest[:12]}, {len(self.graph)} layers, {len(self.weights)} weights)"

@@ -4,6 +4,7 @@ manifest.json          format, digest of the model, size and SHA-256 of each oth
 graph.json             graph, program, signature and result; every operator must be on the allow-list
 weights.safetensors    the weights; tied ones once (``aliases`` in the manifest)
 example.safetensors    the inputs that the model was captured with
+exits.json             optional: which outputs may answer early, and what they did on held-out data
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from splitnn.errors import PackageError
+from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
 from splitnn.graph.model import Model, aligned
 from splitnn.graph.operators import resolve
@@ -29,6 +31,7 @@ from splitnn.graph.program import Node, Program, Ref
 
 _FORMAT = "splitnn-package-1"
 _FILES = ("graph.json", "weights.safetensors", "example.safetensors")
+_EXITS = "exits.json"
 _MAX_JSON_BYTES = 256 * 2**20
 
 
@@ -52,13 +55,15 @@ def save(model: Model, directory: str | os.PathLike[str]) -> Path:
         (scratch / "graph.json").write_bytes(model.description)
         save_file({n: t for n, t in model.weights.items() if n not in aliases}, scratch / "weights.safetensors")
         save_file({n: t.contiguous().clone() for n, t in model.example.items()}, scratch / "example.safetensors")
+        if model.exits is not None:
+            (scratch / _EXITS).write_text(json.dumps(model.exits.to_json(), indent=1))
         manifest = {
             "format": _FORMAT,
             "digest": model.digest,
             "torch": torch.__version__,
             "eager_difference": model.eager_difference,
             "aliases": aliases,
-            "files": {name: _stamp(scratch / name) for name in _FILES},
+            "files": {name: _stamp(scratch / name) for name in (*_FILES, _EXITS) if (scratch / name).exists()},
         }
         (scratch / "manifest.json").write_text(json.dumps(manifest, indent=1))
         scratch.chmod(0o755)
@@ -79,7 +84,7 @@ def load(directory: str | os.PathLike[str]) -> Model:
     """
     folder = Path(directory)
     manifest = _manifest(folder)
-    for name in _FILES:
+    for name in (*_FILES, *({_EXITS} & manifest["files"].keys())):
         if not (folder / name).is_file():
             raise PackageError(f"{folder}: {name} is missing; the folder is half written")
         if _stamp(folder / name) != manifest["files"].get(name):
@@ -100,6 +105,7 @@ def load(directory: str | os.PathLike[str]) -> Model:
             result=description["result"],
             example=load_file(folder / "example.safetensors"),
             eager_difference=float(manifest["eager_difference"]),
+            exits=Exits.from_json(_json(folder / _EXITS)) if _EXITS in manifest["files"] else None,
         )
         _check_agreement(model)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, SafetensorError) as error:
@@ -159,6 +165,8 @@ def _check_agreement(model: Model) -> None:
         raise ValueError("graph and program have other inputs or outputs")
     if unknown := [tensor for tensor in graph.producer if tensor not in made]:
         raise ValueError(f"the program does not make {unknown[:3]}, which the graph names")
+    if model.exits is not None:
+        model.exits.check_fits(graph)
     if set(model.example) != set(graph.inputs):
         raise ValueError(f"the example has {sorted(model.example)}, not the inputs {list(graph.inputs)}")
     for name, tensor in model.example.items():
