@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 PIP := -m pip install --disable-pip-version-check --progress-bar on $(PIP_ARGS)
-EXTRAS := models,samples,text,onnx,server,experiments,dev
+EXTRAS := models,samples,text,onnx,openvino,server,experiments,dev
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help

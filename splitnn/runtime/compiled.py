@@ -6,20 +6,46 @@ tolerance is an error, not a surprise in an answer. The engine belongs to the pr
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 
 from splitnn.errors import EngineMismatch
 from splitnn.graph.code import Callee
 from splitnn.graph.model import Value
+from splitnn.runtime.engines.executorch import executorch
+from splitnn.runtime.engines.onnxruntime import onnxruntime
+from splitnn.runtime.engines.openvino import openvino
 from splitnn.runtime.stage import Stage
 
 TOLERANCE = 1e-4
 """Largest difference to torch, as a share of the largest magnitude of the same output."""
+
+Compile: TypeAlias = Callable[[Callee, Sequence[torch.Tensor]], Callee]
+"""Makes a function of a stage's own function and of example inputs, for whose shapes it may specialise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One way to run a stage."""
+
+    compile: Compile
+    extra: str = ""  # of this distribution, that installs it; "" where it is always there
+
+
+def _torch(call: Callee, example: Sequence[torch.Tensor]) -> Callee:
+    return call
+
+
+ENGINES: Mapping[str, Engine] = {
+    "torch": Engine(_torch),
+    "onnxruntime": Engine(onnxruntime, "onnx"),
+    "openvino": Engine(openvino, "openvino"),
+    "executorch": Engine(executorch, "executorch"),
+}
+"""torch is the one that exact plans use."""
 
 
 def compiled(stage: Stage, engine: str, example: Mapping[str, Value], *, tolerance: float = TOLERANCE) -> Stage:
@@ -32,41 +58,75 @@ def compiled(stage: Stage, engine: str, example: Mapping[str, Value], *, toleran
         EngineMismatch: the engine cannot run the stage, or its results are further than ``tolerance`` from torch's.
         ModuleNotFoundError: the engine is not installed; the message says how to install it.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"no engine is called {engine!r}; there are {', '.join(ENGINES)}")
     given = [example[name] for name in stage.inputs]
-    if not stage.layers or not all(isinstance(value, torch.Tensor) for value in given):
+    tensors = [value for value in given if isinstance(value, torch.Tensor)]
+    if not stage.layers or len(tensors) != len(given):
+        known(engine)
         raise EngineMismatch(
             f"a stage of {len(stage.layers)} layers with inputs {list(stage.inputs)} runs in torch only"
         )
-    tensors = [value for value in given if isinstance(value, torch.Tensor)]
     try:
-        call = ENGINES[engine](stage.call, tensors)
-        found = call(*tensors)
+        call = compiled_call(stage.call, engine, tensors, outputs=stage.outputs, tolerance=tolerance)
+    except EngineMismatch as error:
+        raise EngineMismatch(f"on {stage.host}: {error}") from error
+    return replace(stage, call=for_shapes_of(tensors, call, otherwise=stage.call))
+
+
+def compiled_call(
+    call: Callee, engine: str, tensors: Sequence[torch.Tensor], *, outputs: Sequence[str], tolerance: float = TOLERANCE
+) -> Callee:
+    """The function on another engine, checked on these inputs; ``outputs`` are names for messages.
+
+    Raises:
+        ValueError, EngineMismatch, ModuleNotFoundError: as ``compiled`` does.
+    """
+    chosen = known(engine)
+    try:
+        made = chosen.compile(call, tensors)
+        with torch.inference_mode():
+            found = made(*tensors)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{engine} needs {error.name}: pip install "splitnn[onnx]"') from error
+        raise ModuleNotFoundError(
+            f'{engine} needs {error.name}: pip install "splitnn[{chosen.extra}]"', name=error.name
+        ) from error
     except Exception as error:  # every engine has its own errors
-        raise EngineMismatch(f"{engine} cannot run the stage on {stage.host}: {error}") from error
+        raise EngineMismatch(f"{engine} cannot run the stage: {' '.join(str(error).split())[:500]}") from error
     with torch.inference_mode():
-        expected = stage.call(*tensors)
-    for name, want, got in zip(stage.outputs, expected, found, strict=True):
-        if (share := _difference(want, got)) > tolerance:
+        expected = call(*tensors)
+    for name, want, got in zip(outputs, expected, found, strict=True):
+        if (share := difference(want, got)) > tolerance:
             raise EngineMismatch(
                 f"{engine} is {share:.2g} of the largest value away from torch at {name!r}; allowed is {tolerance:g}"
             )
-    shapes = [(value.shape, value.dtype) for value in tensors]
+    return made
+
+
+def known(engine: str) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"no engine is called {engine!r}; there are {', '.join(ENGINES)}")
+    return ENGINES[engine]
+
+
+def for_shapes_of(tensors: Sequence[torch.Tensor], call: Callee, *, otherwise: Callee) -> Callee:
+    """``call`` for inputs of these shapes and dtypes, the other function for all others."""
+    shapes = [(tensor.shape, tensor.dtype) for tensor in tensors]
 
     def either(*values: Any) -> tuple[Any, ...]:
         fits = all(
             isinstance(value, torch.Tensor) and (value.shape, value.dtype) == shape
             for value, shape in zip(values, shapes, strict=True)
         )
-        return call(*values) if fits else stage.call(*values)
+        return call(*values) if fits else otherwise(*values)
 
-    return replace(stage, call=either)
+    return either
 
 
-def _difference(want: Any, got: Any) -> float:
+def difference(want: Any, got: Any) -> float:
     """Largest difference as a share of the largest magnitude; infinite for another shape or dtype, or a stray NaN."""
     if not isinstance(want, torch.Tensor) or want.shape != got.shape or want.dtype != got.dtype:
         return float("inf")
@@ -76,37 +136,3 @@ def _difference(want: Any, got: Any) -> float:
         return 0.0
     gap = torch.where(want.isnan() & got.isnan(), 0.0, (want - got).abs().nan_to_num(nan=float("inf"))).max().item()
     return gap / max(want.abs().nan_to_num().max().item(), torch.finfo(torch.float32).tiny)
-
-
-def _torch(call: Callee, example: Sequence[torch.Tensor]) -> Callee:
-    return call
-
-
-def _onnxruntime(call: Callee, example: Sequence[torch.Tensor]) -> Callee:
-    import onnxruntime
-    import onnxscript  # noqa: F401 - torch.onnx imports it late and says less when it is missing
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.onnx's own deprecations
-        exported = torch.onnx.export(call.__self__, tuple(example), dynamo=True, verbose=False)  # type: ignore[attr-defined]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    assert exported is not None
-    session = onnxruntime.InferenceSession(
-        exported.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [node.name for node in session.get_inputs()]
-
-    def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        feeds = {name: value.contiguous().numpy() for name, value in zip(names, values, strict=True)}
-        return tuple(torch.from_numpy(array) for array in session.run(None, feeds))
-
-    return run
-
-
-ENGINES: Mapping[str, Callable[[Callee, Sequence[torch.Tensor]], Callee]] = {
-    "torch": _torch,
-    "onnxruntime": _onnxruntime,
-}
-"""Makes a function of the stage's own function and example inputs. torch is the one that exact plans use."""

@@ -1,0 +1,51 @@
+"""A compiled piece of a program as other tools take it: torch's exported program, and ONNX. Knows no engine."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitnn.graph.code import Callee
+
+
+def exported(call: Callee, example: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
+    """The piece for inputs of exactly these shapes."""
+    module = module_of(call)
+    plain = tuple(tensor.clone() for tensor in example)  # a tensor made in inference mode cannot be exported with
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.export.export(module, plain, strict=False)
+
+
+def module_of(call: Callee) -> nn.Module:
+    """The module that holds the piece's weights."""
+    module = getattr(call, "__self__", None)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{call!r} is no compiled piece of a program")
+    return module.eval()
+
+
+def onnx_model(
+    call: Callee, example: Sequence[torch.Tensor], *, inputs: Sequence[str] = (), outputs: Sequence[str] = ()
+) -> Any:
+    """The piece as an ``onnx.ModelProto``, its inputs and outputs under these names where they are given.
+
+    Raises:
+        ModuleNotFoundError: onnx or onnxscript is not installed.
+    """
+    import onnxscript  # noqa: F401 - torch.onnx imports it late and says less when it is missing
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.onnx's own deprecations
+        program = torch.onnx.export(
+            exported(call, example),
+            dynamo=True,
+            verbose=False,
+            input_names=list(inputs) or None,
+            output_names=list(outputs) or None,
+        )
+    assert program is not None
+    return program.model_proto

@@ -1,0 +1,44 @@
+"""ExecuTorch with XNNPACK: what runs a head on phones and boards, here to check and to time what they will run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+from splitnn.graph.code import Callee
+from splitnn.runtime.engines.exchange import exported
+
+
+def executorch(call: Callee, example: Sequence[torch.Tensor]) -> Callee:
+    """The piece in ExecuTorch, for inputs of the example's shapes. It takes the threads that it likes.
+
+    Raises:
+        ModuleNotFoundError: executorch is not installed.
+    """
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(pte(call, example))
+    method = program.load_method("forward")
+
+    def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # The method's own memory is written again by its next run.
+        return tuple(value.clone() for value in method.execute([value.contiguous() for value in values]))
+
+    return run
+
+
+def pte(call: Callee, example: Sequence[torch.Tensor]) -> bytes:
+    """The piece as a ``.pte`` file, lowered to XNNPACK where that can be.
+
+    Raises:
+        ModuleNotFoundError: executorch is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations, met by executorch and torchao
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        lowered = to_edge_transform_and_lower(exported(call, example), partitioner=[XnnpackPartitioner()])
+        return bytes(lowered.to_executorch().buffer)
