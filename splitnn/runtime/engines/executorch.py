@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -17,12 +18,16 @@ def executorch(call: Callee, example: Sequence[torch.Tensor]) -> Callee:
     Raises:
         ModuleNotFoundError: executorch is not installed.
     """
-    from executorch.runtime import Runtime
+    with _quiet():
+        from executorch.runtime import Runtime
 
-    program = Runtime.get().load_program(pte(call, example))
-    method = program.load_method("forward")
+        file = pte(call, example)
+        program = Runtime.get().load_program(file)
+        method = program.load_method("forward")
+    alive = file, program  # the method points into them, without keeping them
 
     def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        assert alive
         # The method's own memory is written again by its next run.
         return tuple(value.clone() for value in method.execute([value.contiguous() for value in values]))
 
@@ -35,10 +40,17 @@ def pte(call: Callee, example: Sequence[torch.Tensor]) -> bytes:
     Raises:
         ModuleNotFoundError: executorch is not installed.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations, met by executorch and torchao
+    with _quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
         lowered = to_edge_transform_and_lower(exported(call, example), partitioner=[XnnpackPartitioner()])
         return bytes(lowered.to_executorch().buffer)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the deprecations of torch and Python that executorch and torchao meet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
