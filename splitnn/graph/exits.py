@@ -236,6 +236,20 @@ def levels(graph: Graph, exits: Exits) -> dict[str, int]:
     return found
 
 
+def part_used(graph: Graph, exits: Exits) -> Graph:
+    """The graph without the layers that no exit needs; its outputs are the exits' logits.
+
+    Raises:
+        ValueError: an exit is no output of the graph.
+    """
+    needed = levels(graph, exits)
+    return replace(
+        graph,
+        layers=tuple(layer for layer in graph.layers if layer.name in needed),
+        outputs=tuple(each.output for each in exits.exits),
+    )
+
+
 def survival(graph: Graph, exits: Exits) -> dict[str, float]:
     """The share of samples for which each layer runs when it waits for the exits before it; 0 where no exit needs it.
 

@@ -60,21 +60,21 @@ def segments(
     if remaining := _needed(graph, held, frontier):
         if back := sorted(remaining - set(own)):
             raise ValueError(f"layer {back[0]!r} is another host's, but this host's layers read from it")
-        parts.append((None, remaining))
+        if not remaining <= set().union(*(needed for _, needed in decided)):
+            parts.append((None, remaining))
     done: set[str] = set()
     steps = []
-    for at, (each, needed) in enumerate(parts):
+    for at, (here, needed) in enumerate(parts):
         new = needed - done
         done |= new
         read_later = {t for _, later in parts[at + 1 :] for name in later - done for t in graph.layer(name).inputs}
+        read_later |= {later.output for later, _ in parts[at + 1 :] if later is not None}
         made = {tensor for name in new for tensor in graph.layer(name).outputs}
-        wanted = made & (read_later | frontier) | ({each.output} if each is not None else set())
-        if not new and each is None:
-            continue
+        wanted = made & (read_later | frontier) | ({here.output} if here is not None else set())
         read = {t for name in new for t in graph.layer(name).inputs} - made
-        if each is not None and each.output in held:
-            read.add(each.output)
-        steps.append(Segment(each, _sorted(read, order), _sorted(wanted, order)))
+        if here is not None and here.output not in made:  # there already
+            read.add(here.output)
+        steps.append(Segment(here, _sorted(read, order), _sorted(wanted, order)))
     return Segments(tuple(steps), _sorted(frontier, order))
 
 

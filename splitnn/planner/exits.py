@@ -1,0 +1,105 @@
+"""The exact best plan for a model with exits: cut, codecs, and the host that decides each exit, together.
+
+Once it is known on which host each exit is decided, every term of the mean cost has one share of samples that pay it
+(``splitnn.cost.expected``), and the rest is one minimum cut with the exits' logits pinned. Exits are decided in order,
+so there are few ways to give them to hosts: 4 for three exits and two hosts, 10 for three. All are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations_with_replacement
+
+from splitnn.cost.estimate import Codecs, check_profiles, tabulate
+from splitnn.cost.expected import Shares
+from splitnn.cost.network import Topology
+from splitnn.cost.profile import Profile
+from splitnn.errors import InfeasiblePlan
+from splitnn.graph.exits import Exits
+from splitnn.graph.graph import Graph
+from splitnn.planner.pins import TierRanges, tier_ranges
+from splitnn.planner.plan import Mode, Plan
+from splitnn.planner.search import Decision, cheapest
+from splitnn.planner.terms import terms_of
+
+
+def plan_exits(
+    graph: Graph,
+    profiles: Mapping[str, Profile],
+    topology: Topology,
+    *,
+    exits: Exits,
+    codecs: Codecs = ("raw",),
+    mode: Mode = "exact",
+    pins: Mapping[str, str] | None = None,
+) -> Plan:
+    """The plan with the lowest mean latency; of equals the one that decides exits on earlier hosts.
+
+    Its predicted cost is a mean over samples throughout, bytes included. Layers that none of the exits needs cost
+    nothing wherever they are.
+
+    Raises:
+        ProfileMismatch: a host has no profile, or one of another model.
+        InfeasiblePlan: the pins contradict each other or leave no order of the exits.
+        ValueError: a pin names what does not exist, or an exit is no output of the graph.
+    """
+    hosts = [host.name for host in topology.hosts]
+    model = check_profiles(graph, profiles, topology)
+    table = tabulate(graph, profiles, topology, codecs=codecs)
+    best: tuple[Decision, Shares, TierRanges] | None = None
+    for decided_on, ranges in exit_ranges(graph, exits, hosts, pins or {}):
+        shares = Shares.of(graph, exits, decided_on, hosts=len(hosts))
+        found = cheapest(terms_of(shares.graph, shares.table(table), part_of(ranges, graph, shares.graph)))
+        if best is None or found.latency_ns < best[0].latency_ns:
+            best = found, shares, ranges
+    if best is None:
+        raise InfeasiblePlan("the pins leave no host on which each exit could be decided after the one before it")
+    found, shares, ranges = best
+    tiers = whole_placement(graph, dict(zip(shares.graph.index, found.tiers, strict=True)), ranges)
+    decided = Plan.priced(graph, tiers, table=table, model=model, hosts=hosts, mode=mode)
+    cost = shares.price(dict(zip(graph.index, tiers, strict=True)), table)
+    if cost.latency_ns != found.latency_ns:
+        raise RuntimeError(
+            f"defect of the planner: the minimum cut is worth {found.latency_ns} ns, "
+            f"but its placement costs {cost.latency_ns} ns"
+        )
+    return replace(decided, predicted=cost)
+
+
+def exit_ranges(
+    graph: Graph, exits: Exits, hosts: Sequence[str], pins: Mapping[str, str]
+) -> Iterator[tuple[tuple[int, ...], TierRanges]]:
+    """Every way to give the exits to hosts in order that the pins allow, with what it leaves open to each layer.
+
+    Raises:
+        InfeasiblePlan: the pins contradict each other.
+        ValueError: a pin names what does not exist, or an exit is no output of the graph.
+    """
+    exits.check_fits(graph)
+    tier_ranges(graph, pins, hosts)
+    logits = [graph.producer[each.output] for each in exits.exits]
+    for decided_on in combinations_with_replacement(range(len(hosts)), len(logits)):
+        wanted = {(layer, hosts[tier]) for layer, tier in zip(logits, decided_on, strict=True)}
+        if len(dict(wanted)) < len(wanted) or any(pins.get(layer, host) != host for layer, host in wanted):
+            continue
+        try:
+            ranges = tier_ranges(graph, {**pins, **dict(wanted)}, hosts)
+        except InfeasiblePlan:
+            continue
+        yield decided_on, ranges
+
+
+def part_of(ranges: TierRanges, graph: Graph, part: Graph) -> TierRanges:
+    """The ranges of a part of the graph's layers."""
+    positions = [graph.index[layer.name] for layer in part.layers]
+    return TierRanges([ranges.lowest[at] for at in positions], [ranges.highest[at] for at in positions])
+
+
+def whole_placement(graph: Graph, placed: Mapping[str, int], ranges: TierRanges) -> tuple[int, ...]:
+    """A tier for every layer: those not placed, which nothing waits for, go as near to the device as allowed."""
+    found: dict[str, int] = {}
+    for layer, lowest in zip(graph.layers, ranges.lowest, strict=True):
+        sources = [found[graph.producer[tensor]] for tensor in layer.inputs if tensor in graph.producer]
+        found[layer.name] = placed.get(layer.name, max([lowest, *sources]))
+    return tuple(found.values())

@@ -1,0 +1,66 @@
+"""Random problems with random exits, and a simulation of hosts that run them sample by sample: the oracle for means."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from splitnn.cost.estimate import CostTable
+from splitnn.graph.exits import Exit, Exits
+from splitnn.graph.graph import Graph, TensorSpec
+from splitnn.graph.segments import segments
+from tests.planner.random_problems import Problem, random_problem
+
+
+def random_exit_problem(rng: random.Random, *, layers: int, tiers: int, pinned: bool = False) -> tuple[Problem, Exits]:
+    """A problem some of whose tensors, in random order, are exits; now and then one of them needs hardly anything."""
+    problem = random_problem(rng, layers=layers, tiers=tiers, pinned=pinned)
+    made = list(problem.graph.producer)
+    chosen = rng.sample(made, min(len(made), rng.randint(1, 3)))
+    graph = problem.graph
+    logits = {tensor: TensorSpec((1, rng.choice((1, 10))), "float32") for tensor in chosen}
+    outputs = (*graph.outputs, *(tensor for tensor in chosen if tensor not in graph.outputs))
+    graph = replace(graph, tensors={**graph.tensors, **logits}, outputs=outputs)
+    problem = replace(problem, graph=graph, pins={n: h for n, h in problem.pins.items() if n in graph.index})
+    return problem, random_exits(rng, chosen)
+
+
+def random_exits(rng: random.Random, tensors: Sequence[str]) -> Exits:
+    """Exits that were sure and right at random, some never, some always."""
+    sure_rates = [rng.choice((0.0, 0.3, 0.6, 1.0)) for _ in tensors]
+    outcomes = [
+        ([rng.random() < rate for rate in sure_rates], [rng.random() < 0.8 for _ in tensors])
+        for _ in range(rng.randint(1, 12))
+    ]
+    exits = [
+        Exit(f"exit {at}", tensor, threshold=0.5 if at < len(tensors) - 1 else 0.0) for at, tensor in enumerate(tensors)
+    ]
+    return Exits.counted(exits, outcomes, against="labels", data="made up")
+
+
+def simulated_ns(graph: Graph, placement: Sequence[int], table: CostTable, exits: Exits) -> float:
+    """Mean nanoseconds of a request: every sample is run host by host, segment by segment, until an exit is sure."""
+    total = 0
+    for leaves, samples in enumerate(exits.left):
+        if samples:
+            total += samples * _one_sample_ns(graph, placement, table, exits, leaves)
+    return total / exits.samples
+
+
+def _one_sample_ns(graph: Graph, placement: Sequence[int], table: CostTable, exits: Exits, leaves: int) -> int:
+    spent, decided = 0, 0
+    held = tuple(graph.inputs)
+    for tier in range(len(table.round_trip_ns) + 1):
+        own = {layer.name for layer, at in zip(graph.layers, placement, strict=True) if at == tier}
+        todo = segments(graph, exits, held, layers=own, first=decided)
+        for step in todo.steps:
+            spent += sum(table.compute_ns[layer.name][tier] for layer in graph.between(step.given, step.wanted))
+            if step.exit is not None:
+                if decided == leaves:
+                    assert step.exit == exits.exits[leaves]
+                    return spent + sum(table.download_ns[step.exit.output][:tier])
+                decided += 1
+        spent += table.round_trip_ns[tier] + sum(table.transfers[tensor][tier].total_ns for tensor in todo.frontier)
+        held = todo.frontier
+    raise AssertionError("no host decided the last exit")
