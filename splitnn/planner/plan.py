@@ -14,7 +14,7 @@ from splitnn.planner.line import Line, parse_line, print_line
 Mode = Literal["exact", "fast"]
 """exact: bit-identical to the whole model; fast: a lossy codec, or (when the caller says so) another engine."""
 
-LOSSLESS = frozenset({"raw", "zstd", "png"})
+LOSSLESS = frozenset({"raw", "zstd", "png", "entropy"})
 """Codecs that an exact plan may use."""
 
 MODEL_DIGITS = 12

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from splitnn.graph.graph import TensorSpec
+from splitnn.transport.entropy import Entropy
 from splitnn.transport.image import ImageCodec
 from splitnn.transport.layout import Payload
 from splitnn.transport.quantize import Fp16, Int8
@@ -68,6 +69,7 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
         for each in (
             Raw(),
             Zstd("zstd", Raw()),
+            Entropy(),
             Fp16(),
             Zstd("fp16+zstd", Fp16()),
             Int8(),

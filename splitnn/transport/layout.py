@@ -101,9 +101,7 @@ class Layout:
         Raises:
             CodecError: the tensor is sparse or has no storage.
         """
-        if tensor.layout != torch.strided or tensor.is_meta:
-            raise CodecError(f"only dense tensors with storage can be sent, not {tensor.layout} on {tensor.device}")
-        tensor = tensor.detach()
+        tensor = self._checked(tensor)
         if not self.strides:
             return tensor.cpu().view(self.compact_shape)
         if self.elements == 0:
@@ -111,6 +109,11 @@ class Layout:
         if self.overlaps:
             return self._whole_span(tensor).cpu()
         return tensor.as_strided(self.compact_shape, self._steps, tensor.storage_offset()).contiguous().cpu()
+
+    def _checked(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise CodecError(f"only dense tensors with storage can be sent, not {tensor.layout} on {tensor.device}")
+        return tensor.detach()
 
     def _whole_span(self, tensor: torch.Tensor) -> torch.Tensor:
         """The span with its gaps overwritten: what lies there is nobody's business and may not be finite."""
@@ -134,6 +137,47 @@ class Layout:
             storage.as_strided(self.compact_shape, self._steps).copy_(compact)
             compact = storage
         return compact.as_strided(self.shape, strides, compact.storage_offset())
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether an element is seen at several places (expanded, unfolded), so that only the compact form is sent."""
+        seen = zip(self.shape, self.strides, strict=True) if self.strides and self.elements else ()
+        return self.overlaps or any(size > 1 and stride == 0 for size, stride in seen)
+
+    @cached_property
+    def plane_shape(self) -> tuple[int, int, int, int]:
+        """Samples, channels, height and width: what codecs see that expect neighbours to be alike."""
+        if self.repeats:
+            return 1, 1, 1, math.prod(self.compact_shape)
+        match self.shape:
+            case ():
+                return 1, 1, 1, 1
+            case (length,):
+                return 1, 1, 1, length
+            case (samples, length):
+                return samples, 1, 1, length
+            case (samples, channels, length):
+                return samples, channels, 1, length
+            case (samples, *channels, height, width):
+                return samples, math.prod(channels), height, width
+        raise AssertionError  # mypy does not see that the cases are all there are
+
+    def planes(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of this layout as ``plane_shape``: contiguous, on the CPU, a view where it can be."""
+        whole = self.compact(tensor) if self.repeats else self._checked(tensor).contiguous().cpu()
+        return whole.view(self.plane_shape)
+
+    def from_planes(self, planes: torch.Tensor) -> torch.Tensor:
+        """The tensor of exactly this layout; a view of ``planes`` where it can be."""
+        if self.repeats:
+            return self.rebuild(planes.view(self.compact_shape))
+        if not self.strides:
+            return planes.view(self.shape)
+        if self.elements == 0:
+            return torch.empty_strided(self.shape, self.strides, dtype=planes.dtype)
+        storage = planes.new_zeros(self.span)
+        storage.as_strided(self.shape, self.strides).copy_(planes.view(self.shape))
+        return storage.as_strided(self.shape, self.strides)
 
 
 def strides_of(tensor: torch.Tensor) -> tuple[int, ...]:

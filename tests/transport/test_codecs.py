@@ -35,6 +35,13 @@ def spec_of(tensor: torch.Tensor) -> TensorSpec:
     return TensorSpec(tuple(tensor.shape), name_of(tensor.dtype))
 
 
+def a_tensor_for(name: str) -> torch.Tensor:
+    """Features where the codec takes them, else an image."""
+    features = torch.randn(1, 4, 8, 8)
+    image = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
+    return features if codec(name).accepts(spec_of(features)) else image
+
+
 def bits(tensor: torch.Tensor) -> bytes:
     copy = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor).reshape(-1)
     return copy.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
@@ -177,8 +184,7 @@ def test_predicted_size_is_exact_or_an_upper_bound(name: str) -> None:
 
 @pytest.mark.parametrize("name", CODECS)
 def test_truncated_or_longer_payloads_are_refused(name: str) -> None:
-    image = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
-    tensor = image if codec(name).accepts(spec_of(image)) and name != "raw" else torch.randn(1, 4, 8, 8)
+    tensor = a_tensor_for(name)
     payload = bytes(codec(name).encode(tensor))
     cuts = sorted({0, 1, 3, 4, 5, len(payload) // 2, len(payload) - 1})
     for broken in [*(payload[:n] for n in cuts), payload + b"\0"]:
@@ -191,8 +197,7 @@ def test_random_bytes_never_raise_anything_but_codec_errors(name: str) -> None:
     seed = random.randrange(2**31)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    image = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
-    tensor = image if codec(name).accepts(spec_of(image)) else torch.randn(1, 4, 8, 8)
+    tensor = a_tensor_for(name)
     payload = bytes(codec(name).encode(tensor))
     for _ in range(100):
         broken = bytearray(payload)
@@ -248,7 +253,7 @@ def test_an_image_of_another_size_than_stated_is_refused() -> None:
 
 
 def test_an_unknown_codec_lists_those_that_exist() -> None:
-    with pytest.raises(ValueError, match="raw, zstd, fp16"):
+    with pytest.raises(ValueError, match="raw, zstd, entropy, fp16"):
         codec("gzip")
 
 
