@@ -55,6 +55,7 @@ class Rhythm:
     last_retry_s: float = 5.0
     steady_s: float = 10.0  # up for so long, a cloud is trusted like a new one
     ping_every_s: float = 2.0
+    unsettled_ping_s: float = 0.3  # while transfers disagree with what is believed of the link
     ping_timeout_s: float = 1.5
     report_every_s: float = 10.0
     measuring_every_s: float = 2.0  # while it measures its profile
@@ -101,6 +102,7 @@ class Cloud:
         self._not_before_s = clock()  # the next attempt to find it
         self._busy_until_s = clock()
         self._under_way = 0
+        self._begun = 0
         self._held_bytes = 0
         self._woken = asyncio.Event()
 
@@ -128,6 +130,8 @@ class Cloud:
         if self._under_way >= _MOST_UNDER_WAY or (self._under_way and self._held_bytes + held_bytes > _MOST_BYTES):
             raise Overloaded(f"{self._under_way} requests of {self._held_bytes} bytes wait for the cloud already")
         self._under_way += 1
+        self._begun += 1
+        number = self._begun if self._under_way == 1 else 0
         self._held_bytes += held_bytes
         try:
             answer = await self._transport.infer(request)
@@ -153,6 +157,7 @@ class Cloud:
             answer.elapsed_s,
             received_bytes=answer.received_bytes,
             far_s=answer.timings.total_s,
+            is_alone=number == self._begun,
         )
         return answer
 
@@ -182,7 +187,8 @@ class Cloud:
         """Look after the cloud until cancelled."""
         while True:
             if self.is_up:
-                await self._wait(self._rhythm.ping_every_s)
+                is_unsettled = self.estimator.is_unsettled
+                await self._wait(self._rhythm.unsettled_ping_s if is_unsettled else self._rhythm.ping_every_s)
                 if self.is_up:
                     await self._look()
             elif (early_s := self._not_before_s - self._clock()) > 0:

@@ -1,9 +1,10 @@
 """What a link is like, learnt from the transfers that were made anyway. Knows no torch and no transport.
 
-A transfer of n bytes takes a round trip and n * 8 / rate. The round trip is the least that was seen lately; the rate is
-the median over the last few transfers that were long enough to tell, or the Theil-Sen slope over more of them where
-their sizes differ and it agrees: it needs no round trip. Plain averages and least squares lose to one outlier. After a
-pause TCP starts slowly and the link *is* slower for the next request: such transfers are kept apart.
+A transfer of n bytes takes a round trip and n * 8 / rate. The round trip is the least that was seen lately, unless
+three samples in a row, made while nothing else was under way, say that it has grown; the rate is the median over the
+last few transfers that were long enough to tell, or the Theil-Sen slope over more of them where their sizes differ and
+it agrees: it needs no round trip. Plain averages and least squares lose to one outlier. After a pause TCP starts slowly
+and the link *is* slower for the next request: such transfers are kept apart.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -22,11 +23,13 @@ from splitnn.cost.network import Link
 IDLE_S = 1.0
 """A connection that was silent for so long starts slowly again."""
 
-_WINDOW_S = 30.0  # of the least round trip
+_WINDOW_S = 10.0  # of the least round trip
+_TRIP_SLACK_S = 0.002  # beyond a step, what a processor may add to a round trip
 _KEPT = 20  # transfers
 _RECENT = 5  # of them make the median
 _STEP_RUN = 3  # transfers in a row that are off the same way mean that the link has changed
 _STEP = 0.25
+_UNSETTLED_S = 3.0
 _SLOPES = 10  # pairs of different size that a slope needs
 _SIZE_RATIO = 1.5  # of such a pair
 _GAPS = 5
@@ -40,6 +43,7 @@ class _Transfer:
     seconds: float  # on the network
     rate_bps: float
     meaning: _Meaning
+    at_s: float = 0.0  # when it ended
 
 
 class LinkEstimator:
@@ -61,18 +65,33 @@ class LinkEstimator:
         self._after_idle: deque[_Transfer] = deque(maxlen=_KEPT)
         self._pings: deque[tuple[float, float]] = deque(maxlen=64)  # when, seconds
         self._whole: deque[tuple[float, float]] = deque(maxlen=64)  # of transfers: no round trip is longer than one
+        self._longer: list[
+            tuple[float, float]
+        ] = []  # the latest samples of a round trip that are all longer than believed
+        self._last_short_s = -math.inf  # when one was not
         self._gaps_s: deque[float] = deque(maxlen=_GAPS)
         self._run: list[_Transfer] = []  # the latest transfers that are off the same way,
         self._run_off = 0.0  # and which way
         self._last_end_s: float | None = None
         self._measured_s: float | None = None
+        self._unsettled_s = -math.inf  # when something last came that what is believed does not explain
 
-    def observe(self, sent_bytes: int, elapsed_s: float, *, received_bytes: int = 0, far_s: float = 0.0) -> None:
-        """A request and its answer that ended now: ``elapsed_s`` in all, ``far_s`` of it inside the other host."""
+    def observe(
+        self, sent_bytes: int, elapsed_s: float, *, received_bytes: int = 0, far_s: float = 0.0, is_alone: bool = True
+    ) -> None:
+        """A request and its answer that ended now: ``elapsed_s`` in all, ``far_s`` of it inside the other host.
+
+        One that was not alone on the link says nothing of a longer round trip: it waited for the others.
+        """
         network_s = max(elapsed_s - far_s, 1e-6)
         size = sent_bytes + received_bytes / self._down_over_up
         gap_s = self._gap(elapsed_s)
         self._gaps_s.append(gap_s)
+        rate_bps = _rate_bps(self._warm)
+        if is_alone and gap_s < IDLE_S and rate_bps and not self.is_bound:
+            wire_s = size * 8 / rate_bps
+            if wire_s < self.round_trip_s:  # else what is longer may as well be the rate
+                self._note_round_trip(max(0.0, network_s - wire_s))
         self._add_timed(size, network_s, gap_s)
 
     def observe_probe(self, size_bytes: int, elapsed_s: float) -> None:
@@ -81,17 +100,18 @@ class LinkEstimator:
 
     def observe_round_trip(self, seconds: float) -> None:
         """A message of no size and its answer took so long."""
+        self._note_round_trip(seconds)
         self._pings.append((self._clock(), seconds))
 
     def observe_unfinished(self, sent_bytes: int, elapsed_s: float) -> None:
         """A request was given up on after so long, though the other host lives: the rate is at most that."""
         rate_bps = sent_bytes * 8 / max(elapsed_s - self.round_trip_s, elapsed_s / 2, 1e-6)
         series = self._series_of(self._gap(elapsed_s))
-        self._add(series, _Transfer(sent_bytes, elapsed_s, rate_bps, "at most"))
+        self._add(series, _Transfer(sent_bytes, elapsed_s, rate_bps, "at most", self._clock()))
 
     @property
     def round_trip_s(self) -> float:
-        """The least that was seen in the last 30 s; the latest when none was; the guess before that."""
+        """The least that was seen in the last 10 s; the latest when none was; the guess before that."""
         since = self._clock() - _WINDOW_S
         bounds = [seconds for at, seconds in self._whole if at >= since]
         pings = [seconds for at, seconds in self._pings if at >= since]
@@ -116,6 +136,11 @@ class LinkEstimator:
         return statistics.median(self._gaps_s) if self._gaps_s else 0.0
 
     @property
+    def is_unsettled(self) -> bool:
+        """Whether the latest transfers or round trips disagree with what is believed: a few pings soon would tell."""
+        return self._clock() - self._unsettled_s < _UNSETTLED_S
+
+    @property
     def measured(self) -> int:
         """Transfers that the estimate rests on; 0 while it is the guess."""
         return len(self._warm) + len(self._after_idle)
@@ -135,9 +160,41 @@ class LinkEstimator:
         round_trip_s = self.round_trip_s
         series = self._series_of(gap_s)
         if network_s > 2 * round_trip_s:
-            self._add(series, _Transfer(size, network_s, size * 8 / (network_s - round_trip_s), "rate"))
+            self._add(series, _Transfer(size, network_s, size * 8 / (network_s - round_trip_s), "rate", self._clock()))
         else:  # too quick to time, which may be news in itself
-            self._add(series, _Transfer(size, network_s, size * 8 / network_s, "at least"))
+            self._add(series, _Transfer(size, network_s, size * 8 / network_s, "at least", self._clock()))
+
+    def _note_round_trip(self, seconds: float) -> None:
+        """A sample; the third in a row that is clearly longer than believed means that the round trip has grown."""
+        now_s = self._clock()
+        if not self._pings or seconds <= self.round_trip_s * (1 + _STEP) + _TRIP_SLACK_S:
+            self._longer.clear()
+            self._last_short_s = now_s
+            return
+        self._unsettled_s = now_s
+        self._longer.append((now_s, seconds))
+        if len(self._longer) < _STEP_RUN:
+            return
+        self._pings.clear()
+        self._pings.extend(self._longer)
+        self._whole.clear()
+        self._longer.clear()
+        self._run.clear()
+        self._tell_rates_again()
+
+    def _tell_rates_again(self) -> None:
+        """The rates of transfers since the round trip was last as short as believed: it was longer."""
+        for series in (self._warm, self._after_idle):
+            kept = [self._with_longer_trip(t) if t.at_s > self._last_short_s else t for t in series]
+            series.clear()
+            series.extend(t for t in kept if t is not None)
+
+    def _with_longer_trip(self, transfer: _Transfer) -> _Transfer | None:
+        """What a transfer says whose rate was told with a round trip that was too short; None for nothing."""
+        wire_s = transfer.seconds - self.round_trip_s
+        if transfer.meaning != "rate":
+            return transfer
+        return replace(transfer, rate_bps=transfer.size_bytes * 8 / wire_s) if wire_s > transfer.seconds / 5 else None
 
     def _gap(self, elapsed_s: float) -> float:
         """The silence before a transfer that ended now; a first one is preceded by a long silence."""
@@ -171,6 +228,7 @@ class LinkEstimator:
         if abs(off) <= _STEP or off * self._run_off < 0:
             self._run = []
         if abs(off) > _STEP:
+            self._unsettled_s = self._clock()
             self._run.append(new)
             self._run_off = off
         if len(self._run) >= _STEP_RUN:
@@ -185,12 +243,16 @@ class LinkEstimator:
     def _forget_before(self, series: deque[_Transfer]) -> None:
         """The link has changed: only the run that shows it still counts, in this series and in the other."""
         run, self._run = self._run, []
+        believed_s = self.round_trip_s
         self._warm.clear()
         self._after_idle.clear()
         series.extend(run)
         began_s = self._clock() - sum(transfer.seconds for transfer in run)
         while len(self._pings) > 1 and self._pings[0][0] < began_s:
             self._pings.popleft()
+        if self._longer and self.round_trip_s > believed_s:  # it was the round trip that changed
+            self._longer.clear()
+            self._tell_rates_again()
 
 
 def _rate_bps(series: Sequence[_Transfer]) -> float | None:

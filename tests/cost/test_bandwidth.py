@@ -31,12 +31,14 @@ class FakeLink:
         pause_s: float = 0.05,
         times: float = 1.0,
         far_s: float = 0.03,
+        queued_s: float = 0.0,
+        is_alone: bool = True,
     ) -> None:
         self.now_s += pause_s
-        network_s = self.up.transfer_seconds(size_bytes) + self.down.transfer_seconds(received_bytes)
+        network_s = self.up.transfer_seconds(size_bytes) + self.down.transfer_seconds(received_bytes) + queued_s
         elapsed_s = network_s * times + far_s
         self.now_s += elapsed_s
-        self.estimator.observe(size_bytes, elapsed_s, received_bytes=received_bytes, far_s=far_s)
+        self.estimator.observe(size_bytes, elapsed_s, received_bytes=received_bytes, far_s=far_s, is_alone=is_alone)
 
     def ping(self) -> None:
         self.now_s += self.up.latency_s + self.down.latency_s
@@ -199,3 +201,54 @@ def test_small_transfers_on_a_fast_link_are_only_bounds_and_one_long_one_outweig
     link.send(300_000)
     assert not link.estimator.is_bound
     assert link.estimator.bandwidth_bps() == pytest.approx(40e6, rel=0.05)
+
+
+def warmed_up(link: str) -> FakeLink:
+    fake = FakeLink(link)
+    for _ in range(3):
+        fake.ping()
+        for _ in range(3):
+            fake.send(round(fake.up.bandwidth_bps * 0.08 / 8))
+    assert abs(fake.error()) < 0.02
+    return fake
+
+
+def test_a_round_trip_that_grows_is_followed_within_three_pings_and_the_rate_stays() -> None:
+    fake = warmed_up("5Mbps/10ms")
+    fake.set("5Mbps/80ms")
+    for _ in range(3):
+        fake.send(30_000)
+        fake.ping()
+    assert fake.estimator.round_trip_s == pytest.approx(0.08, rel=0.02)
+    fake.send(30_000)
+    assert abs(fake.error()) < 0.1
+
+
+def test_small_requests_tell_of_a_longer_round_trip_though_nobody_pings() -> None:
+    fake = warmed_up("50Mbps/20ms")
+    fake.set("50Mbps/100ms")
+    for _ in range(3):
+        fake.send(15_000)
+    assert fake.estimator.round_trip_s == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_round_trip_that_shrinks_is_believed_at_once() -> None:
+    fake = warmed_up("5Mbps/80ms")
+    fake.set("5Mbps/10ms")
+    fake.ping()
+    assert fake.estimator.round_trip_s == pytest.approx(0.01)
+
+
+def test_requests_that_wait_for_each_other_do_not_make_the_round_trip_longer() -> None:
+    fake = warmed_up("50Mbps/20ms")
+    for _ in range(20):
+        fake.send(15_000, queued_s=0.08, is_alone=False)
+    assert fake.estimator.round_trip_s == pytest.approx(0.02, rel=0.05)
+
+
+def test_queues_that_come_and_go_do_not_make_the_round_trip_longer(seed: int) -> None:
+    fake = warmed_up("50Mbps/20ms")
+    fake.chance = random.Random(seed)
+    for n in range(60):
+        fake.send(15_000, queued_s=0.0 if n % 3 == 0 else fake.chance.uniform(0.0, 0.2))
+    assert fake.estimator.round_trip_s == pytest.approx(0.02, rel=0.1)

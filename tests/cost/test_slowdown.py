@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from splitnn.cost.slowdown import SlowdownEstimator
+from splitnn.cost.slowdown import MedianEstimator, SlowdownEstimator
 
 
 def test_factor_is_the_median_ratio_and_one_before_the_first() -> None:
@@ -56,3 +58,43 @@ def test_the_profile_is_believed_again_when_nothing_was_observed_for_long() -> N
     assert estimator.factor == 1.0
     estimator.observe(0.02, profiled_s=0.01)  # the old ones do not come back with it
     assert estimator.factor == 1.0
+
+
+def test_fixed_time_and_factor_are_told_apart_by_runs_of_different_lengths(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(50):
+        fixed_s, factor = chance.uniform(-0.004, 0.009), chance.uniform(0.5, 3.0)
+        estimator = SlowdownEstimator(grain_s=0.01)
+        for n in range(15):
+            profiled_s = chance.choice((0.02, 0.05, 0.15))
+            seconds = fixed_s + factor * profiled_s * chance.uniform(0.995, 1.005)
+            estimator.observe(seconds * (6 if n % 6 == 5 else 1), profiled_s=profiled_s)
+        assert estimator.factor == pytest.approx(factor, rel=0.05)
+        assert estimator.fixed_s == pytest.approx(fixed_s, abs=0.004)
+
+
+def test_short_runs_alone_do_not_speak_for_long_ones_within_the_schedulers_grain() -> None:
+    estimator = SlowdownEstimator(grain_s=0.005)
+    for _ in range(5):
+        estimator.observe(0.003, profiled_s=0.006)  # within one slice of half a core, at full speed
+    assert estimator.factor == pytest.approx(1.0)
+    assert estimator.fixed_s + estimator.factor * 0.006 == pytest.approx(0.003)  # and they are still predicted
+
+
+def test_a_host_that_is_slower_by_more_than_the_grain_is_slower() -> None:
+    estimator = SlowdownEstimator(grain_s=0.005)
+    for _ in range(5):
+        estimator.observe(0.4, profiled_s=0.2)
+    assert estimator.factor == pytest.approx(2.0, rel=0.03)
+
+
+def test_what_costs_the_same_each_time_is_the_median_of_what_was_seen_lately() -> None:
+    now_s = 0.0
+    estimator = MedianEstimator(fresh_s=60, clock=lambda: now_s)
+    for seconds in (0.01, 0.02):
+        estimator.observe(seconds)
+        assert estimator.seconds is None
+    estimator.observe(9.0)
+    assert estimator.seconds == 0.02
+    now_s = 61.0
+    assert estimator.seconds is None
