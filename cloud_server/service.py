@@ -216,6 +216,7 @@ class _Served:
             loaded.model,
             name=loaded.name,
             version=loaded.version,
+            host="cloud",
             engine=engine,
             working_bytes=working_bytes,
             observe=self._observe,
