@@ -70,9 +70,12 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(threads)
     if args.json:
         found = asdict(verdict) | {"model": args.model, "digest": model.digest, "passed": verdict.passed}
-        print(json.dumps(found | {"eager_difference": model.eager_difference}))
+        recipe = model.recipe.to_json() if model.recipe else None
+        print(json.dumps(found | {"eager_difference": model.eager_difference, "recipe": recipe}))
     else:
         print(_report(args.model, model.digest, model.eager_difference, verdict))
+        if model.recipe is not None:
+            print(f"made by {model.recipe}")
         drawn = [layer.name for layer in model.graph.layers if is_random(layer.op)]
         if drawn and not verdict.passed:
             print(f"the model draws random numbers ({', '.join(drawn[:5])}): no two runs of it agree")

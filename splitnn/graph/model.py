@@ -15,6 +15,7 @@ from splitnn.graph.code import run_nodes
 from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
 from splitnn.graph.program import Program
+from splitnn.graph.recipe import Recipe
 from splitnn.graph.structure import Structure, fill, take
 
 Value = torch.Tensor | int
@@ -37,6 +38,7 @@ class Model:
     example: Mapping[str, torch.Tensor]  # inputs, by name, that it was captured with
     eager_difference: float = 0.0  # largest |program - module| on the example
     exits: Exits | None = None  # which outputs may answer early; a policy, so no part of the digest
+    recipe: Recipe | None = None  # what made it of another model; a note, so no part of the digest either
 
     def __repr__(self) -> str:
         return f"Model({self.digest[:12]}, {len(self.graph)} layers, {len(self.weights)} weights)"

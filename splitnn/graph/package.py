@@ -5,6 +5,7 @@ graph.json             graph, program, signature and result; every operator must
 weights.safetensors    the weights; tied ones once (``aliases`` in the manifest)
 example.safetensors    the inputs that the model was captured with
 exits.json             optional: which outputs may answer early, and what they did on held-out data
+recipe.json            optional: what made this version of another model, and what that cost in accuracy
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from splitnn.graph.graph import Graph
 from splitnn.graph.model import Model, aligned
 from splitnn.graph.operators import resolve
 from splitnn.graph.program import Node, Program, Ref
+from splitnn.graph.recipe import Recipe
 
 _FORMAT = "splitnn-package-1"
 _FILES = ("graph.json", "weights.safetensors", "example.safetensors")
-_EXITS = "exits.json"
+_EXITS, _RECIPE = "exits.json", "recipe.json"
+_NOTES = (_EXITS, _RECIPE)  # a package need not have them
 _MAX_JSON_BYTES = 256 * 2**20
 
 
@@ -57,13 +60,15 @@ def save(model: Model, directory: str | os.PathLike[str]) -> Path:
         save_file({n: t.contiguous().clone() for n, t in model.example.items()}, scratch / "example.safetensors")
         if model.exits is not None:
             (scratch / _EXITS).write_text(json.dumps(model.exits.to_json(), indent=1))
+        if model.recipe is not None:
+            (scratch / _RECIPE).write_text(json.dumps(model.recipe.to_json(), indent=1))
         manifest = {
             "format": _FORMAT,
             "digest": model.digest,
             "torch": torch.__version__,
             "eager_difference": model.eager_difference,
             "aliases": aliases,
-            "files": {name: _stamp(scratch / name) for name in (*_FILES, _EXITS) if (scratch / name).exists()},
+            "files": {name: _stamp(scratch / name) for name in (*_FILES, *_NOTES) if (scratch / name).exists()},
         }
         (scratch / "manifest.json").write_text(json.dumps(manifest, indent=1))
         scratch.chmod(0o755)
@@ -84,7 +89,7 @@ def load(directory: str | os.PathLike[str]) -> Model:
     """
     folder = Path(directory)
     manifest = _manifest(folder)
-    for name in (*_FILES, *({_EXITS} & manifest["files"].keys())):
+    for name in (*_FILES, *(set(_NOTES) & manifest["files"].keys())):
         if not (folder / name).is_file():
             raise PackageError(f"{folder}: {name} is missing; the folder is half written")
         if _stamp(folder / name) != manifest["files"].get(name):
@@ -106,6 +111,7 @@ def load(directory: str | os.PathLike[str]) -> Model:
             example=load_file(folder / "example.safetensors"),
             eager_difference=float(manifest["eager_difference"]),
             exits=Exits.from_json(_json(folder / _EXITS)) if _EXITS in manifest["files"] else None,
+            recipe=Recipe.from_json(_json(folder / _RECIPE)) if _RECIPE in manifest["files"] else None,
         )
         _check_agreement(model)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, SafetensorError) as error:
