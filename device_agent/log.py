@@ -23,3 +23,16 @@ class Log(Instrument):
     def recovered(self) -> None:
         """See ``Instrument``."""
         _log.info("the cloud can be used")
+
+    def exits_doubted(self, *, agreement: float, upper: float, target: float, is_alarm: bool) -> None:
+        """See ``Instrument``."""
+        if is_alarm:
+            _log.warning(
+                "exits agree with the whole model on %.1f %% of what was checked, at most %.1f %% in truth; the target "
+                "is %.1f %%: calibrate them on data of today",
+                agreement * 100,
+                upper * 100,
+                target * 100,
+            )
+        else:
+            _log.info("exits agree with the whole model again: %.1f %% of what was checked", agreement * 100)

@@ -36,3 +36,12 @@ class Instrument:
 
     def recovered(self) -> None:
         """The next host answers again."""
+
+    def exit_taken(self, *, request_id: str, exits: str, confidence: float) -> None:
+        """Exits answered a request; names as in its answer, the least confidence of its samples."""
+
+    def audited(self, *, request_id: str, agrees: bool) -> None:
+        """The whole model was asked for a sample that an exit had answered, and gave the same class or another."""
+
+    def exits_doubted(self, *, agreement: float, upper: float, target: float, is_alarm: bool) -> None:
+        """Exits agree with the whole model less often than they should, or (no alarm) no longer so."""
