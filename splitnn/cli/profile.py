@@ -20,6 +20,7 @@ from splitnn.cli.blocks import blocks_of
 from splitnn.cli.sources import MODEL_HELP, open_model
 from splitnn.cost.network import Host
 from splitnn.cost.profile import Profile
+from splitnn.runtime.settings import SERVING_ENGINES
 
 if TYPE_CHECKING:
     from splitnn.graph.graph import Graph
@@ -68,6 +69,10 @@ def add_parser(subparsers: Any) -> None:
         "--torch-device", metavar="DEVICE", type=_torch_device, default="cpu", help="cpu (default), cuda or cuda:N"
     )
     parser.add_argument(
+        "--engine", choices=SERVING_ENGINES, default="torch",
+        help="what will run the stages (default torch); with another one plans are not bit-exact: their mode is fast",
+    )  # fmt: skip
+    parser.add_argument(
         "--codecs", metavar="NAMES", default="all", help="codecs to measure, comma-separated; all (default) or none"
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -83,6 +88,11 @@ def run(args: argparse.Namespace) -> int:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(args.output))
     codecs = _codecs(args.codecs)
     from splitnn.cost.profiler import profile
+    from splitnn.runtime.engines.serving import compile_on
+
+    if args.engine != "torch" and args.torch_device != "cpu":
+        raise ValueError(f"--engine {args.engine} computes on the CPU; --torch-device is {args.torch_device}")
+    compile = compile_on(args.engine)
 
     model = open_model(args.model)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -99,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
             device=args.torch_device,
             clock=args.clock,
             slowdown=args.slowdown,
+            engine=args.engine,
+            compile=compile,
             progress=lambda done, what: bar.update(task, completed=done, description=what),
         )
     _write(args.output, found)
@@ -148,6 +160,7 @@ def _summary(found: Profile, args: argparse.Namespace, blocks: list[tuple[str, f
         "digest": found.model,
         "host": found.host,
         "clock": found.clock,
+        "engine": found.engine,
         "layers": len(found.layers),
         "whole": {"wall_s": found.whole.wall_s, "cpu_s": found.whole.cpu_s, "spread_s": found.whole.spread_s},
         "error": found.error,
@@ -162,7 +175,7 @@ def _report(found: Profile, args: argparse.Namespace, blocks: list[tuple[str, fl
     planned = found.whole.cpu_s if found.clock == "cpu" else found.whole.wall_s
     simulated = found.machine.get("simulated_slowdown")
     lines = [
-        f"{args.model} ({found.model[:12]}) on {found.host}: {len(found.layers)} layers, "
+        f"{args.model} ({found.model[:12]}) on {found.host}: {len(found.layers)} layers in {found.engine}, "
         f"{'one thread' if found.threads == 1 else f'{found.threads} threads'}, {found.machine['repeats']} rounds",
         f"  whole model         {planned * 1e3:.2f} ms {found.clock} time, spread {found.whole.spread_s * 1e3:.2f} ms"
         + (f", simulated {simulated} times slower than this machine" if simulated else ""),

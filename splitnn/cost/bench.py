@@ -35,12 +35,32 @@ def clocks_of(device: str) -> Callable[[], Reading]:
     return synchronised
 
 
-class ModelBench:
-    """The stages of a model, compiled when first asked for; fed with what the example makes of every tensor."""
+Compile = Callable[[Callee, Sequence[torch.Tensor]], Callee]
+"""Makes a function of a stage's own function and of its example inputs."""
 
-    def __init__(self, model: Model, *, device: str = "cpu", now: Callable[[], Reading] | None = None) -> None:
+
+def in_torch(call: Callee, example: Sequence[torch.Tensor]) -> Callee:
+    """The stage as it is, in torch's own operators."""
+    return call
+
+
+class ModelBench:
+    """The stages of a model, compiled when first asked for; fed with what the example makes of every tensor.
+
+    ``compile`` makes them what will run; single layers are always torch's own operators.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        device: str = "cpu",
+        compile: Compile = in_torch,
+        now: Callable[[], Reading] | None = None,
+    ) -> None:
         self._model = model
         self._device = device
+        self._compile = compile
         self._now = now or clocks_of(device)
         self._example: dict[str, Value] = {name: value.to(device) for name, value in model.example.items()}
         self._nodes = [node for node in model.program.nodes if node.name not in model.program.constants]
@@ -84,7 +104,7 @@ class ModelBench:
                 values = {**self._example, **dict(zip(made, call(*given), strict=True))}
             outputs = [name for name in dict.fromkeys(self._model.graph.outputs) if name not in made]
             stage = extract(self._model, crossing, outputs, device=self._device)
-            self._tails[position] = stage, [values[name] for name in crossing]
+            self._tails[position] = self._compiled(stage, [values[name] for name in crossing])
         return self._run(*self._tails[position])
 
     def tensors(self) -> Iterator[tuple[str, Value]]:
@@ -101,8 +121,13 @@ class ModelBench:
         if position not in self._heads:
             inputs = self._model.graph.inputs
             call = extract(self._model, inputs, self._cut(position)[0], device=self._device)
-            self._heads[position] = call, [self._example[name] for name in inputs]
+            self._heads[position] = self._compiled(call, [self._example[name] for name in inputs])
         return self._heads[position]
+
+    def _compiled(self, call: Callee, given: Sequence[Value]) -> tuple[Callee, Sequence[Value]]:
+        """The stage as it will run, with what to feed it; plain integers are torch's alone."""
+        tensors = [value for value in given if isinstance(value, torch.Tensor)]
+        return (self._compile(call, tensors) if len(tensors) == len(given) else call), given
 
     def _run(self, call: Callee, given: Sequence[Value]) -> Reading:
         with torch.inference_mode():

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import torch
 
 from splitnn.cost.anchors import meet
-from splitnn.cost.bench import ModelBench, clocks_of
+from splitnn.cost.bench import Compile, ModelBench, clocks_of, in_torch
 from splitnn.cost.codec_costs import TensorCodec, codec_costs
 from splitnn.cost.machine import describe_machine, load_average
 from splitnn.cost.measure import Progress, Reading, Readings, measure
@@ -37,6 +37,8 @@ def profile(
     device: str = "cpu",
     clock: Clock | None = None,
     slowdown: float = 1.0,
+    engine: str = "torch",
+    compile: Compile = in_torch,
     progress: Progress = _silent,
     now: Callable[[], Reading] | None = None,
 ) -> Profile:
@@ -47,6 +49,9 @@ def profile(
     CPU time for one thread (it repeats on a busy machine), wall time otherwise (CPU time is one thread's). ``slowdown``
     multiplies every time, to stand for a slower host; the profile says so. ``now`` reads both clocks. The process keeps
     freed memory afterwards (``keep_freed_memory``), as the programs that serve models do.
+
+    ``compile`` makes of heads and tails what ``engine`` will run: they are measured there, and the shares of torch's
+    own layers count between two of them.
 
     How far to trust it is in the result: ``error``, ``tail_error`` and ``drift``.
 
@@ -66,7 +71,7 @@ def profile(
     machine = describe_machine(device) | {"load_before": load_average()}
     keeps = keep_freed_memory()
     with _torch_threads(threads):
-        bench = ModelBench(model, device=device, now=now)
+        bench = ModelBench(model, device=device, compile=compile, now=now)
         readings = measure(
             bench, clock=chosen, repeats=repeats, budget_s=budget_s, now=now, progress=_part(progress, 0.0, 0.8)
         )
@@ -90,6 +95,7 @@ def profile(
             spread_s=_spread(readings.whole, chosen),
         ),
         clock=chosen,
+        engine=engine,
         threads=threads,
         codecs=costs,
         error=error,

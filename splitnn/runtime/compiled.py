@@ -6,6 +6,7 @@ tolerance is an error, not a surprise in an answer. The engine belongs to the pr
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -33,6 +34,7 @@ class Engine:
 
     compile: Compile
     extra: str = ""  # of this distribution, that installs it; "" where it is always there
+    needs: tuple[str, ...] = ()  # modules
 
 
 def _torch(call: Callee, example: Sequence[torch.Tensor]) -> Callee:
@@ -41,9 +43,9 @@ def _torch(call: Callee, example: Sequence[torch.Tensor]) -> Callee:
 
 ENGINES: Mapping[str, Engine] = {
     "torch": Engine(_torch),
-    "onnxruntime": Engine(onnxruntime, "onnx"),
-    "openvino": Engine(openvino, "openvino"),
-    "executorch": Engine(executorch, "executorch"),
+    "onnxruntime": Engine(onnxruntime, "onnx", ("onnxruntime", "onnx", "onnxscript")),
+    "openvino": Engine(openvino, "openvino", ("openvino", "onnx", "onnxscript")),
+    "executorch": Engine(executorch, "executorch", ("executorch",)),
 }
 """torch is the one that exact plans use."""
 
@@ -73,27 +75,28 @@ def compiled(stage: Stage, engine: str, example: Mapping[str, Value], *, toleran
 
 
 def compiled_call(
-    call: Callee, engine: str, tensors: Sequence[torch.Tensor], *, outputs: Sequence[str], tolerance: float = TOLERANCE
+    call: Callee,
+    engine: str,
+    tensors: Sequence[torch.Tensor],
+    *,
+    outputs: Sequence[str] = (),
+    tolerance: float = TOLERANCE,
 ) -> Callee:
-    """The function on another engine, checked on these inputs; ``outputs`` are names for messages.
+    """The function on another engine, checked on these inputs; ``outputs`` are its results' names, for messages.
 
     Raises:
         ValueError, EngineMismatch, ModuleNotFoundError: as ``compiled`` does.
     """
-    chosen = known(engine)
+    chosen = installed(engine)
     try:
         made = chosen.compile(call, tensors)
         with torch.inference_mode():
             found = made(*tensors)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{engine} needs {error.name}: pip install "splitnn[{chosen.extra}]"', name=error.name
-        ) from error
     except Exception as error:  # every engine has its own errors
         raise EngineMismatch(f"{engine} cannot run the stage: {' '.join(str(error).split())[:500]}") from error
     with torch.inference_mode():
         expected = call(*tensors)
-    for name, want, got in zip(outputs, expected, found, strict=True):
+    for name, want, got in zip(outputs or range(len(expected)), expected, found, strict=True):
         if (share := difference(want, got)) > tolerance:
             raise EngineMismatch(
                 f"{engine} is {share:.2g} of the largest value away from torch at {name!r}; allowed is {tolerance:g}"
@@ -110,6 +113,27 @@ def known(engine: str) -> Engine:
     if engine not in ENGINES:
         raise ValueError(f"no engine is called {engine!r}; there are {', '.join(ENGINES)}")
     return ENGINES[engine]
+
+
+def installed(engine: str) -> Engine:
+    """The engine of that name, ready to compile.
+
+    Raises:
+        ValueError: there is none.
+        ModuleNotFoundError: it is not installed; the message says how to install it.
+    """
+    found = known(engine)
+    for module in found.needs:
+        if not _is_there(module):
+            raise ModuleNotFoundError(f'{engine} needs {module}: pip install "splitnn[{found.extra}]"', name=module)
+    return found
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # blocked in sys.modules
+        return False
 
 
 def for_shapes_of(tensors: Sequence[torch.Tensor], call: Callee, *, otherwise: Callee) -> Callee:

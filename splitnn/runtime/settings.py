@@ -18,6 +18,11 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_ty
 BAD_INPUT = 2
 """Exit status of a program that was given what it cannot use; one line on stderr says what."""
 
+EngineName = Literal["torch", "onnxruntime", "openvino"]
+"""The engines that the programs run stages on."""
+
+SERVING_ENGINES: tuple[str, ...] = get_args(EngineName)
+
 _T = TypeVar("_T")
 _Kinds = Mapping[str, Any]  # the type of each setting, by flag
 
