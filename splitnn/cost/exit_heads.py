@@ -1,0 +1,164 @@
+"""Exits for a model that has none: small heads on inner tensors, taught the model's own answers. No labels are needed.
+
+The model itself stays as it is, so what a head reads is computed once. A head pools its tensor to a few places,
+standardises what is left, and is linear: enough where a network has begun to know its classes, and little for a device
+to compute.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax, softmax
+
+from splitnn.cost.confidence import calibrate_exits, chunks
+from splitnn.errors import InvalidInput
+from splitnn.graph.capture import capture
+from splitnn.graph.extract import extract
+from splitnn.graph.graft import graft, tensor_values
+from splitnn.graph.graph import TensorSpec
+from splitnn.graph.model import Model
+
+_PLACES = 4  # of a picture a head keeps at most 4 x 4 places
+_EPOCHS, _BATCH = 30, 128
+_log = logging.getLogger(__name__)
+
+
+def attach_exits(
+    model: Model,
+    *,
+    at: Sequence[str],
+    train: Mapping[str, Tensor],
+    held_out: Mapping[str, Tensor],
+    labels: Tensor | None = None,
+    answer: str | None = None,
+    max_drop: float = 0.0,
+    data: str = "held-out data",
+    seed: int = 0,
+) -> Model:
+    """The model with an exit behind each layer of ``at``, in this order, and its own answer last; ready to plan.
+
+    Heads learn on ``train``; temperatures and thresholds are chosen on ``held_out``, whose ``labels`` may be known, as
+    ``calibrate_exits`` does it. Both hold samples by input name, stacked along the first dimension. ``answer`` is the
+    tensor of the model's logits where it has several outputs.
+
+    Raises:
+        ValueError: an unknown layer, one whose tensor no head can read, or no thresholds keep the accuracy.
+        InvalidInput: the model's answer is not one row of logits a sample.
+    """
+    logits = _answer(model, answer)
+    tensors = [_tensor(model, layer) for layer in at]
+    heads = _taught(model, tensors, logits, train, seed=seed)
+    grown = model
+    outputs: dict[str, str] = {}
+    for number, (tensor, head) in enumerate(zip(tensors, heads, strict=True), 1):
+        name = f"exit{number}"
+        scion = capture(head, tuple(tensor_values(model, [tensor]).values()))
+        grown = graft(grown, scion, name=name, at={scion.graph.inputs[0]: tensor})
+        outputs[name] = f"{name}.{scion.graph.outputs[0]}"
+    outputs["final"] = logits
+    exits = calibrate_exits(grown, outputs, held_out, labels=labels, max_drop=max_drop, data=data)
+    return replace(grown, exits=exits)
+
+
+class Head(nn.Module):
+    """Logits (N, classes) of a tensor (N, C, H, W), (N, T, C) or (N, C)."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, spec: TensorSpec, classes: int) -> None:
+        super().__init__()
+        self.pool = _pool(spec)
+        features = self.pool(torch.zeros(spec.shape)).shape[1]
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.linear = nn.Linear(features, classes)
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        logits: Tensor = self.linear((self.pool(tensor) - self.mean) * self.scale)
+        return logits
+
+
+class _MeanOfTokens(nn.Module):
+    def forward(self, tensor: Tensor) -> Tensor:
+        return tensor.mean(1)
+
+
+def _pool(spec: TensorSpec) -> nn.Module:
+    """To (N, features)."""
+    if spec.dtype != "float32" or len(spec.shape) not in (2, 3, 4):
+        raise ValueError(f"a head reads float32 (N, C, H, W), (N, T, C) or (N, C), not {spec.dtype} {spec.shape}")
+    if len(spec.shape) == 4:
+        height, width = (max(1, side // _PLACES) for side in spec.shape[2:])
+        return nn.Sequential(nn.AvgPool2d((height, width)), nn.Flatten())
+    return _MeanOfTokens() if len(spec.shape) == 3 else nn.Identity()
+
+
+def _taught(model: Model, tensors: Sequence[str], logits: str, train: Mapping[str, Tensor], *, seed: int) -> list[Head]:
+    """A head for each tensor, taught the probabilities that the model gives to ``train``."""
+    classes = model.graph.tensors[logits].shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        heads = [Head(model.graph.tensors[tensor], classes) for tensor in tensors]
+        stage = extract(model, tuple(model.graph.inputs), (*tensors, logits))
+        rows: list[list[Tensor]] = [[] for _ in (*tensors, logits)]
+        with torch.no_grad():
+            for chunk in chunks(model, train, batch=32):
+                *inner, answers = stage(*chunk)
+                for row, value in zip(
+                    rows, [*(h.pool(v) for h, v in zip(heads, inner, strict=True)), answers], strict=True
+                ):
+                    row.append(value)
+        if not rows[-1]:
+            raise ValueError(f"the model takes batches of {model.graph.batch}; there are fewer samples to train on")
+        target = softmax(torch.cat(rows[-1]), 1)
+        for head, parts in zip(heads, rows, strict=False):
+            _teach(head, torch.cat(parts), target)
+    return [head.eval() for head in heads]
+
+
+def _teach(head: Head, pooled: Tensor, target: Tensor) -> None:
+    """Fit the linear layer to ``target`` (N, classes) from ``pooled`` (N, features)."""
+    head.mean.copy_(pooled.mean(0))
+    head.scale.copy_(1 / pooled.std(0, correction=0).clamp(min=1e-3))
+    features = (pooled - head.mean) * head.scale
+    nn.init.zeros_(head.linear.bias)
+    optimizer = torch.optim.AdamW(head.linear.parameters(), lr=2e-3, weight_decay=0.05)
+    steps = _EPOCHS * -(-len(features) // _BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    loss = torch.zeros(())
+    for _ in range(_EPOCHS):
+        for rows in torch.randperm(len(features)).split(_BATCH):
+            loss = kl_div(log_softmax(head.linear(features[rows]), 1), target[rows], reduction="batchmean")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    _log.info("a head of %d features ends at a divergence of %.3f", features.shape[1], loss.item())
+
+
+def _answer(model: Model, answer: str | None) -> str:
+    """The tensor of the model's logits. Raises InvalidInput: unclear which, or none."""
+    outputs = list(dict.fromkeys(model.graph.outputs))
+    if answer is None and len(outputs) > 1:
+        raise InvalidInput(f"the model has the outputs {outputs}: say which one holds its logits")
+    found = answer or outputs[0]
+    if found not in outputs:
+        raise InvalidInput(f"{found!r} is no output of the model; these are: {outputs}")
+    spec = model.graph.tensors[found]
+    if len(spec.shape) != 2 or spec.dtype != "float32" or spec.shape[1] < 2:
+        raise InvalidInput(f"an answer is logits, float32 (N, classes); {found!r} is {spec.dtype} {spec.shape}")
+    return found
+
+
+def _tensor(model: Model, layer: str) -> str:
+    """What the layer makes."""
+    if layer not in model.graph.index:
+        raise ValueError(f"no layer is called {layer!r} in this model")
+    return model.graph.layer(layer).outputs[0]
