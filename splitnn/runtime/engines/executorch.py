@@ -18,10 +18,18 @@ def executorch(call: Callee, example: Sequence[torch.Tensor]) -> Callee:
     Raises:
         ModuleNotFoundError: executorch is not installed.
     """
+    return method_call(pte(call, example))
+
+
+def method_call(file: bytes) -> Callee:
+    """What a ``.pte`` file computes, as a function of its inputs, in order.
+
+    Raises:
+        ModuleNotFoundError: executorch is not installed.
+    """
     with _quiet():
         from executorch.runtime import Runtime
 
-        file = pte(call, example)
         program = Runtime.get().load_program(file)
         method = program.load_method("forward")
     alive = file, program  # the method points into them, without keeping them

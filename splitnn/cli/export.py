@@ -1,0 +1,109 @@
+"""``splitnn export``: write the head of a cut model for devices where our agent does not run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from splitnn.cli.sources import MODEL_HELP, open_model
+
+if TYPE_CHECKING:
+    from splitnn.graph.model import Model
+    from splitnn.runtime.export import Head
+
+_DESCRIPTION = """\
+Write the head of MODEL (everything before the cut) as a file for another runtime, with a manifest.json that says what
+to feed to it, and what to send to a cloud server that serves the same model: any client of the Open Inference Protocol
+can then be the device. The file is run once beside torch before it is written.
+
+  splitnn export efficientnet_lite0 --cut classifier._blocks.4 --format onnx --out head
+  splitnn export models/efficientnet_lite0 --plan plan.txt --format executorch --out head
+
+FORMAT is onnx, executorch (a .pte file), or litert (a .tflite file). Core ML heads run on macOS only, where this was
+not tried: coreml is refused.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``export`` to the command line."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write the head of a cut model for devices where our agent does not run",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--stage", choices=("head",), default="head", help="which part (the head)")
+    cut = parser.add_mutually_exclusive_group(required=True)
+    cut.add_argument("--cut", metavar="TENSORS", help="the head ends with these tensors, comma-separated")
+    cut.add_argument("--plan", metavar="FILE", type=Path, help="the head is what this plan puts on its first host")
+    parser.add_argument(
+        "--format", choices=("onnx", "executorch", "litert", "coreml"), default="onnx", help="default onnx"
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder; it must not exist yet")
+    parser.add_argument("--name", help="what the server calls the model; the model's own name by default")
+    parser.add_argument("--json", action="store_true", help="print the manifest")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the folder."""
+    if args.format == "coreml":
+        raise ValueError(
+            "--format coreml is not supported: what coremltools makes runs on macOS only, and no head is written that "
+            "was not run; on an iPhone use --format executorch or onnx"
+        )
+    from splitnn.runtime.export import export, head_before
+
+    model = open_model(args.model)
+    head = head_before(model, args.cut.split(",")) if args.cut else _planned(model, args.plan)
+    name = args.name or _name_of(args.model)
+    try:
+        manifest = export(model, head, args.out, format=args.format, name=name)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+    written = json.loads(manifest.read_text())
+    if args.json:
+        print(json.dumps(written))
+        return 0
+    file = manifest.with_name(written["head"]["file"])
+    sent = sum(model.graph.tensors[tensor].size_bytes for tensor in head.crossing)
+    print(
+        f"{file}: {len(head.stage.layers)} of {len(model.graph)} layers, {file.stat().st_size / 1e6:.1f} MB, "
+        f"{written['head']['difference_to_torch']:.1g} away from torch\n"
+        f"{manifest}: sends {', '.join(head.crossing)} ({sent / 1e3:.1f} kB) to model {name!r}"
+    )
+    return 0
+
+
+def _planned(model: Model, path: Path) -> Head:
+    """The head of a plan in a file: its line, its JSON, or what ``splitnn plan --json`` printed."""
+    from splitnn.planner.plan import Plan
+    from splitnn.runtime.export import head_of
+
+    text = path.read_text(encoding="utf-8").strip()
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = text
+    if isinstance(found, dict) and "plan" in found:
+        found = found["plan"]
+    if isinstance(found, dict) and "format" not in found:
+        found = found.get("line", "")
+    if not isinstance(found, (dict, str)):
+        raise ValueError(f"{path} holds no plan")
+    plan = (
+        Plan.parse(found, model.graph, model=model.digest)
+        if isinstance(found, str)
+        else Plan.from_json(found)
+    )  # fmt: skip
+    if plan.model != model.digest:
+        raise ValueError(f"{path} is a plan of model {plan.model[:12]}, not {model.digest[:12]}")
+    return head_of(model, plan.layers[0])
+
+
+def _name_of(model: str) -> str:
+    """What a server calls the same model: a folder or a factory by its own name."""
+    return Path(model).resolve().name if Path(model).is_dir() else model.rpartition(":")[2]

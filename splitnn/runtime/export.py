@@ -1,0 +1,261 @@
+"""A head for devices where our own agent does not run: one file for another runtime, and a manifest for its caller.
+
+With the manifest, any client of the Open Inference Protocol can be the device: it says what to feed to the head, and
+what to send to the server, under which names, in which order, and what to ask for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from splitnn.errors import EngineMismatch, InvalidInput
+from splitnn.graph.code import Callee
+from splitnn.graph.graph import Graph, TensorSpec
+from splitnn.graph.model import Model
+from splitnn.runtime.compiled import TOLERANCE, difference
+from splitnn.runtime.engines.exchange import module_of, onnx_model
+from splitnn.runtime.engines.executorch import method_call, pte
+from splitnn.runtime.engines.onnxruntime import session_call
+from splitnn.runtime.stage import Stage, stage
+from splitnn.transport.contents import wire_datatype
+
+_FORMAT = "splitnn-head-1"
+_PROTOCOL = "Open Inference Protocol v2 over gRPC: inference.GRPCInferenceService/ModelInfer"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The device's part of a cut model."""
+
+    stage: Stage
+    crossing: tuple[str, ...]  # what to send: results of the head, and model inputs that the server reads itself
+    results: tuple[str, ...]  # outputs of the model that the head already makes
+
+
+def head_before(model: Model, cut: Sequence[str]) -> Head:
+    """The layers that it takes to make these tensors, and what the others need of them.
+
+    Raises:
+        InvalidInput: a tensor is unknown or an input, or nothing is left for the server.
+    """
+    if unknown := [tensor for tensor in cut if tensor not in model.graph.tensors]:
+        raise InvalidInput(f"the model has no tensor {unknown[0]!r}; `splitnn plan` and `splitnn explain` name some")
+    if raw := [tensor for tensor in cut if tensor in model.graph.inputs]:
+        raise InvalidInput(f"{raw[0]!r} is an input of the model: before it there is no head")
+    return head_of(model, _needed(model.graph, cut))
+
+
+def head_of(model: Model, layers: Iterable[str]) -> Head:
+    """The head that consists of these layers, such as those that a plan puts on its first host.
+
+    Raises:
+        InvalidInput: they need others, there are none, or nothing is left for the server.
+    """
+    graph, inside = model.graph, set(layers)
+    if not inside:
+        raise InvalidInput("the plan puts no layer on the device: there is no head to write")
+    if not graph.is_closed(inside):
+        raise InvalidInput("these layers need tensors of others, which would have to come back from the server")
+    made = {tensor for name in inside for tensor in graph.layer(name).outputs}
+    crossing = graph.crossing(inside)
+    if not crossing:
+        raise InvalidInput("nothing is left for the server: the head is the whole model")
+    results = tuple(dict.fromkeys(tensor for tensor in graph.outputs if tensor in made))
+    outputs = tuple(dict.fromkeys([*(tensor for tensor in crossing if tensor in made), *results]))
+    read = {tensor for name in inside for tensor in graph.layer(name).inputs}
+    inputs = tuple(tensor for tensor in graph.inputs if tensor in read)
+    if plain := [tensor for tensor in (*inputs, *outputs) if graph.tensors[tensor].dtype == "int"]:
+        raise InvalidInput(f"{plain[0]!r} is a plain integer, which the head of another runtime cannot hand on")
+    return Head(stage(model, inputs, outputs, host="device"), crossing, results)
+
+
+def export(model: Model, head: Head, directory: str | Path, *, format: str, name: str, version: str = "") -> Path:
+    """Write the head and its manifest to a new folder, after running it once beside torch; the manifest's path.
+
+    It takes inputs of the example's batch.
+
+    Raises:
+        ValueError: no such format.
+        ModuleNotFoundError: the format's tools are not installed; says how to install them.
+        EngineMismatch: the tools cannot convert the head, or what they made is further from torch than ``TOLERANCE``.
+        FileExistsError: the folder exists and is not empty.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"no format is called {format!r}; there are {', '.join(FORMATS)}")
+    chosen = FORMATS[format]
+    for module in chosen.needs:
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(f"format {format} needs {module}: {chosen.install}", name=module)
+    target = Path(directory)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists; give a new folder")
+    example = [model.example[tensor] for tensor in head.stage.inputs]
+    try:
+        content, call = chosen.make(head.stage, example)
+        with torch.inference_mode():
+            found = call(*example)
+    except Exception as error:  # every tool has its own errors
+        raise EngineMismatch(f"the head cannot be written as {format}: {' '.join(str(error).split())[:500]}") from error
+    with torch.inference_mode():
+        expected = head.stage.call(*example)
+    share = max(difference(want, got) for want, got in zip(expected, found, strict=True))
+    if share > TOLERANCE:
+        raise EngineMismatch(
+            f"the head as {format} is {share:.2g} of the largest value away from torch; allowed is {TOLERANCE:g}"
+        )
+    manifest = _manifest(model, head, name=name, version=version) | {
+        "head": {
+            "file": f"head.{chosen.suffix}",
+            "format": format,
+            "size_bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "inputs": [_described(tensor, model.graph.tensors[tensor]) for tensor in head.stage.inputs],
+            "outputs": [_described(tensor, model.graph.tensors[tensor]) for tensor in head.stage.outputs],
+            "note": chosen.note,
+            "difference_to_torch": share,
+        }
+    }
+    return _write(target, {f"head.{chosen.suffix}": content, "manifest.json": json.dumps(manifest, indent=1).encode()})
+
+
+def _manifest(model: Model, head: Head, *, name: str, version: str) -> dict[str, Any]:
+    graph = model.graph
+    inside = set(head.stage.outputs)
+    asked = [tensor for tensor in dict.fromkeys(graph.outputs) if tensor not in head.results]
+    return {
+        "format": _FORMAT,
+        "model": {
+            "name": name,
+            "version": version,
+            "digest": model.digest,
+            "inputs": [_described(tensor, graph.tensors[tensor]) for tensor in graph.inputs],
+            "outputs": [_described(tensor, graph.tensors[tensor]) for tensor in dict.fromkeys(graph.outputs)],
+            "preprocessing": "none: the model takes its inputs as they are described, and scales them itself",
+            "batch": graph.batch,
+        },
+        "results_of_the_head": list(head.results),
+        "server": {
+            "protocol": _PROTOCOL,
+            "request": {
+                "model_name": name,
+                "model_version": version,
+                "parameters": {"splitnn_digest": {"string_param": model.digest}},
+                "inputs": [
+                    _described(tensor, graph.tensors[tensor])
+                    | {"from": "head" if tensor in inside else "model input", "codec": "raw"}
+                    for tensor in head.crossing
+                ],
+                "outputs": [{"name": tensor} for tensor in asked],
+                "contents": "raw_input_contents, one entry an input, in the order of inputs; little-endian, row-major",
+            },
+            "response": "raw_output_contents, in the order of the response's own outputs; little-endian, row-major",
+        },
+    }
+
+
+def _described(name: str, spec: TensorSpec) -> dict[str, Any]:
+    return {"name": name, "dtype": spec.dtype, "datatype": wire_datatype(spec.dtype), "shape": list(spec.shape)}
+
+
+def _needed(graph: Graph, wanted: Iterable[str]) -> set[str]:
+    """The layers that these tensors depend on."""
+    found: set[str] = set()
+    stack = list(wanted)
+    while stack:
+        layer = graph.producer.get(stack.pop())
+        if layer is not None and layer not in found:
+            found.add(layer)
+            stack.extend(graph.layer(layer).inputs)
+    return found
+
+
+def _write(target: Path, files: Mapping[str, bytes]) -> Path:
+    """The whole folder or none of it; the path of its manifest."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        for name, content in files.items():
+            (scratch / name).write_bytes(content)
+        scratch.chmod(0o755)
+        if target.exists():
+            target.rmdir()
+        scratch.rename(target)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return target / "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    suffix: str
+    needs: tuple[str, ...]  # modules
+    install: str
+    note: str  # how to feed the file
+    make: Callable[[Stage, Sequence[torch.Tensor]], tuple[bytes, Callee]]  # the file, and what it computes
+
+
+def _onnx(part: Stage, example: Sequence[torch.Tensor]) -> tuple[bytes, Callee]:
+    content: bytes = onnx_model(part.call, example, inputs=part.inputs, outputs=part.outputs).SerializeToString()
+    return content, session_call(content)
+
+
+def _executorch(part: Stage, example: Sequence[torch.Tensor]) -> tuple[bytes, Callee]:
+    content = pte(part.call, example)
+    return content, method_call(content)
+
+
+def _litert(part: Stage, example: Sequence[torch.Tensor]) -> tuple[bytes, Callee]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations of torch that the converter meets
+        import litert_torch
+
+        converted = litert_torch.convert(module_of(part.call), tuple(tensor.clone() for tensor in example))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "head.tflite"
+        converted.export(str(path))
+        content = path.read_bytes()
+
+    def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = converted(*values)
+        arrays = found if isinstance(found, (tuple, list)) else (found,)
+        return tuple(torch.as_tensor(array) for array in arrays)
+
+    return content, run
+
+
+FORMATS: Mapping[str, _Format] = {
+    "onnx": _Format(
+        "onnx",
+        ("onnxruntime", "onnx", "onnxscript"),
+        'pip install "splitnn[onnx]"',
+        "inputs and outputs go by the names that are listed here",
+        _onnx,
+    ),
+    "executorch": _Format(
+        "pte",
+        ("executorch",),
+        'pip install "splitnn[executorch]"',
+        "method forward; inputs and outputs go by position, in the order listed here",
+        _executorch,
+    ),
+    "litert": _Format(
+        "tflite",
+        ("litert_torch",),
+        "pip install litert-torch, in an environment of its own: it replaces typing_extensions and anyio by older ones",
+        "signature serving_default; inputs and outputs go by position, in the order listed here",
+        _litert,
+    ),
+}
+"""Core ML is not among them: what its converter makes runs on macOS only, and no head is written that was not run."""
