@@ -7,19 +7,22 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.two_hosts import TwoHosts, add_two_hosts, open_two_hosts
+from splitnn.cli.wording import PART_NAMES, format_amount, format_bytes, format_seconds
 from splitnn.cost.network import format_rate
 
 if TYPE_CHECKING:
     from splitnn.cli.weighing import Weighed, Weighing
 
 _DESCRIPTION = """\
-Why a plan was chosen: what it and the plans around it cost, part by part, and for each of those that were not chosen
-the bandwidth, round trip, load of the server or speed of the device from which it would be the best of all plans.
-Thresholds are exact for the profiles given (the way down keeps its ratio to the way up); at the end stands how far the
-profiles are to be trusted.
+Why a plan was chosen: what it and the plans around it cost, part by part, which constraint binds and what giving it up
+would gain, and for each of those that were not chosen the bandwidth, round trip, load of the server or speed of the
+device from which it would be the best of all plans. Thresholds are exact for the profiles given (the way down keeps its
+ratio to the way up); at the end stands how far the profiles are to be trusted.
 
   splitnn explain efficientnet_lite0 --device device.json --cloud cloud.json --link 2Mbps/40ms
   splitnn explain efficientnet_lite0 --device device.json --cloud cloud.json --link 2Mbps/40ms --codecs all --json
+  splitnn explain efficientnet_lite0 --device raspberry-pi-4 --cloud cloud.json --link 10Mbps/20ms --objective energy \\
+      --deadline 150ms --private
 """
 
 
@@ -64,6 +67,19 @@ def _json(found: Weighing) -> dict[str, Any]:
             for trial in found.trials
         ],
         "every_codec": None if found.freed is None else _weighed_json(found.freed),
+        "binding": [
+            {
+                "constraint": binding.name,
+                "limit": binding.limit or None,
+                "gains_from": binding.needed or None,
+                "worth_without": binding.without.value,
+                "latency_without_s": binding.without.plan.predicted.latency_s,
+                "line_without": str(binding.without.plan),
+            }
+            for binding in found.bindings
+        ],
+        "gap": found.gap,
+        "thresholds_stated": not found.is_ruled,
     }
 
 
@@ -73,6 +89,8 @@ def _weighed_json(weighed: Weighed) -> dict[str, Any]:
         "name": weighed.name,
         "kind": weighed.kind,
         "latency_s": weighed.latency_s,
+        "worth": weighed.worth,
+        "obstacles": list(weighed.obstacles),
         "parts": weighed.parts._asdict(),
         "sent_bytes": weighed.sent_bytes,
         "tiers": list(weighed.form.tiers),
@@ -87,7 +105,7 @@ def _weighed_json(weighed: Weighed) -> dict[str, Any]:
                 "best_of_all": [sorted(map(standing.axis.shown, stretch)) for stretch in standing.wins],
                 "beats_chosen": [sorted(map(standing.axis.shown, stretch)) for stretch in standing.beats],
                 "closest": standing.axis.shown(standing.closest),
-                "behind_there_s": float(standing.behind_ns) * 1e-9,
+                "behind_there": float(standing.behind) * 1e-9,
             }
             for standing in weighed.standings
         ],
@@ -95,11 +113,6 @@ def _weighed_json(weighed: Weighed) -> dict[str, Any]:
 
 
 def _report(given: TwoHosts, found: Weighing) -> str:
-    from splitnn.cli.thresholds import keeps, wins
-    from splitnn.cli.weighing import SURENESS
-    from splitnn.cli.wording import PART_NAMES, format_bytes, format_seconds
-
-    chosen = found.chosen
     up, down = given.topology.up[0], given.topology.down[0]
     rates = format_rate(up.bandwidth_bps)
     if up.bandwidth_bps != down.bandwidth_bps:
@@ -107,33 +120,100 @@ def _report(given: TwoHosts, found: Weighing) -> str:
     round_trip = format_seconds(up.latency_s + down.latency_s)
     lines = [
         f"{given.name} ({given.digest[:12]}), {rates}, round trip {round_trip}: plan {found.plan.id}",
-        f"{'ms':>9}{'':9}" + "".join(f"{name:>11}" for name in PART_NAMES),
+        *_costs(given, found),
+        *_constraints(given, found),
+        *_changes(given, found),
+        *_codecs(given, found),
+        *_sureness(given, found),
     ]
+    return "\n".join(lines)
+
+
+def _costs(given: TwoHosts, found: Weighing) -> list[str]:
+    """A row for each plan: its latency part by part, and what it is worth where latency is not what is wanted."""
+    chosen, unit = found.chosen, _unit(given)
+    lines = [f"{'ms':>9}{'':9}" + "".join(f"{name:>11}" for name in PART_NAMES)]
     for weighed in (chosen, *found.others):
-        more = weighed.latency_s / chosen.latency_s - 1 if chosen.latency_s else 0.0
+        more = weighed.worth / chosen.worth - 1 if chosen.worth else 0.0
         parts = "".join(f"{seconds * 1e3:11.2f}" for seconds in weighed.parts)
         share = "   chosen" if weighed is chosen else f"{more:+9.1%}"
         size = f" ({format_bytes(weighed.sent_bytes)})" if weighed.sent_bytes else ""
-        lines.append(f"{weighed.latency_s * 1e3:9.2f}{share}{parts}  {_label(weighed)}{size}")
-    lines.append("this plan stays the best of all")
+        worth = "" if unit == "s" else f": {format_amount(weighed.worth, unit)}"
+        ruled = ", ruled out" if weighed.obstacles else ""
+        lines.append(f"{weighed.latency_s * 1e3:9.2f}{share}{parts}  {_label(weighed)}{size}{worth}{ruled}")
+    return lines
+
+
+def _constraints(given: TwoHosts, found: Weighing) -> list[str]:
+    """Which of them bind, and what giving each up would gain."""
+    if not given.goals.are_stated:
+        return []
+    unit, lines = _unit(given), [f"objective {given.goals.objective.name}; which constraint binds"]
+    if found.gap:
+        lines[0] += f" (the plan may be improved by {found.gap:.1%} at most: the search within the budgets ended early)"
+    for binding in found.bindings:
+        free, limit = binding.without, f" of {binding.limit}" if binding.limit else ""
+        gain = 1 - free.value / found.chosen.worth if found.chosen.worth else 0.0
+        latency = "" if unit == "s" else f" in {format_seconds(free.plan.predicted.latency_s)}"
+        lines.append(f"  {binding.name}{limit}: without it {format_amount(free.value, unit)}{latency} ({-gain:+.1%})")
+        lines.append(f"    {free.plan}")
+        if binding.needed:
+            proven = "" if binding.is_proven else " or less"
+            lines.append(f"    something is gained from {binding.needed}{proven} on")
+    if not found.bindings:
+        lines.append("  none: without them the plan would be as good")
+    if given.goals.leakage is not None:
+        lines += [f"  {line}" for line in given.goals.leakage.describe([t.tensor for t in found.chosen.form.transfers])]
+    return lines
+
+
+def _changes(given: TwoHosts, found: Weighing) -> list[str]:
+    """Where the plan stays the best, and what would have to change for others to win."""
+    from splitnn.cli.thresholds import keeps, wins
+
+    if found.is_ruled:
+        return [
+            "thresholds are not stated: the deadline or the limit of energy decides, and rules out other plans at each",
+            "bandwidth; `splitnn plan` answers for a single one",
+        ]
+    unit, chosen = _unit(given), found.chosen
+    lines = ["this plan stays the best of all"]
     lines += [f"  {text}" for standing in chosen.standings if (text := keeps(standing))] or ["  whatever changes"]
     lines.append("for another to win, one of these must change")
     for other in found.others:
-        lines.append(f"  {_label(other)}, now {format_seconds(other.latency_s - chosen.latency_s)} behind")
-        lines += [f"    {text}" for text in wins(other)]
-    if found.trials or found.freed:
-        lines.append("codecs")
+        behind = other.worth - chosen.worth
+        place = f"{format_amount(abs(behind), unit)} {'behind' if behind >= 0 else 'ahead'}"
+        lines.append(f"  {_label(other)}, now {place}")
+        lines += [f"    {text}" for text in wins(other, unit=unit)]
+    return lines
+
+
+def _codecs(given: TwoHosts, found: Weighing) -> list[str]:
+    unit, chosen = _unit(given), found.chosen
+    lines = ["codecs"] if found.trials or found.freed else []
     for trial in found.trials:
         note = "" if trial.is_allowed else ", not among --codecs"
         lines.append(
             f"  {trial.more_s * 1e3:+9.2f} ms  {trial.tensor} as {trial.codec}, {format_bytes(trial.size_bytes)}{note}"
         )
     if found.freed is not None:
-        gain = 1 - found.freed.latency_s / chosen.latency_s
-        lines.append(f"  with --codecs all: {found.freed.name}, {format_seconds(found.freed.latency_s)} ({-gain:+.1%})")
-    lines.append("how sure")
+        gain = 1 - found.freed.worth / chosen.worth
+        lines.append(
+            f"  with --codecs all: {found.freed.name}, {format_amount(found.freed.worth, unit)} ({-gain:+.1%})"
+        )
+    return lines
+
+
+def _sureness(given: TwoHosts, found: Weighing) -> list[str]:
+    from splitnn.cli.weighing import SURENESS
+
+    lines = ["how sure"]
+    if _unit(given) != "s" and given.goals.objective.weights.get("energy"):
+        lines.append(
+            f"  joules are modelled, not measured: published figures of {given.goals.power} and {given.goals.radio}"
+        )
     if found.interval_s is None:
-        return "\n".join([*lines, "  unknown: a profile does not tell its own error"])
+        return [*lines, "  unknown: a profile does not tell its own error"]
     low, high = map(format_seconds, found.interval_s)
     errors = ", ".join(
         f"{host} {_percent(profile.error)} of heads and {_percent(profile.tail_error)} of tails"
@@ -143,12 +223,20 @@ def _report(given: TwoHosts, found: Weighing) -> str:
         f"  {low} to {high} with probability {SURENESS:.0%}, the link taken as known",
         f"  profiles' own errors (medians): {errors}",
     ]
-    lines += [
-        f"  {other.chance:6.1%} that it is quicker in truth: {_label(other)}"
-        for other in found.others
-        if other.chance is not None and other.chance >= 0.001
-    ] or ["  no other plan here is quicker in truth with more than 0.1 %"]
-    return "\n".join(lines)
+    if _unit(given) != "s":
+        return lines
+    return lines + (
+        [
+            f"  {other.chance:6.1%} that it is quicker in truth: {_label(other)}"
+            for other in found.others
+            if other.chance is not None and other.chance >= 0.001 and not other.obstacles
+        ]
+        or ["  no other plan here is quicker in truth with more than 0.1 %"]
+    )
+
+
+def _unit(given: TwoHosts) -> str:
+    return given.goals.objective.unit
 
 
 def _label(weighed: Weighed) -> str:

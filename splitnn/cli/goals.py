@@ -3,19 +3,60 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from splitnn.cost.energy import EnergyPrices, energy_prices
 from splitnn.cost.network import Topology, parse_bytes, parse_seconds
+from splitnn.cost.power import device_power, radio
+from splitnn.errors import InfeasiblePlan
+from splitnn.planner.constraints import Constraints
+from splitnn.planner.meters import Tariff
+from splitnn.planner.objective import LATENCY, Objective, parse_objective
+from splitnn.planner.privacy import copies_of_inputs
 
 if TYPE_CHECKING:
-    from splitnn.cost.energy import EnergyPrices
+    from collections.abc import Mapping
+
+    from splitnn.cost.profile import Profile
+    from splitnn.graph.graph import Graph
     from splitnn.graph.model import Model
     from splitnn.planner.choice import Choice
-    from splitnn.planner.constraints import Constraints
-    from splitnn.planner.meters import Tariff
-    from splitnn.planner.objective import Objective
+    from splitnn.planner.plan import Mode
 
 _POWER, _RADIO = "raspberry-pi-4", "wifi-pixel-2-xl"
+_TOO_MUCH = 0.9  # of what there is to tell: most of a photo can be made out
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """What is wanted and what is to be obeyed, with the prices that it takes."""
+
+    objective: Objective
+    constraints: Constraints
+    energy: EnergyPrices | None
+    tariff: Tariff | None
+    power: str  # the published figures that ``energy`` comes from
+    radio: str
+    leakage: Leak | None  # what ``--private`` measured
+    are_stated: bool  # whether the user asked for anything of it
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """What tensors tell about the input, where that was measured."""
+
+    threshold: float
+    scores: dict[str, float]  # tensor: 0 nothing, 1 everything
+
+    def describe(self, crossing: list[str]) -> list[str]:
+        """The threshold and the scores of what crosses, as lines."""
+        kept = sum(score > self.threshold for score in self.scores.values())
+        told = ", ".join(f"{name} {self.scores[name]:.2f}" for name in crossing if name in self.scores)
+        first = (
+            f"private: {kept} of {len(self.scores)} tensors tell more than {self.threshold:g} about the input, measured"
+        )
+        return [f"{first}; what crosses: {told}" if told else f"{first}; nothing of it crosses"]
 
 
 def add_goals(parser: Any) -> None:
@@ -36,6 +77,9 @@ def add_goals(parser: Any) -> None:
     group.add_argument("--gigabyte", metavar="PRICE", type=float, help="price of 10^9 bytes over a link, for cost")
     group = parser.add_argument_group("what to obey")
     group.add_argument("--deadline", metavar="TIME", help="the longest latency, such as 100ms")
+    group.add_argument(
+        "--max-energy", metavar="JOULES", type=float, help="the most that a request may cost the device, as modelled"
+    )
     group.add_argument("--max-bytes", metavar="SIZE", help="the most that may travel, both ways, such as 200KB")
     group.add_argument(
         "--device-memory", metavar="SIZE",
@@ -45,12 +89,13 @@ def add_goals(parser: Any) -> None:
     group.add_argument(
         "--private", metavar="TENSOR", nargs="*",
         help="tensors that stay on the first host, with all that they are made from; without a name the model's "
-        "inputs and what merely rearranges or rescales them",
+        "inputs, what merely rearranges or rescales them and, where the input is a photo, every tensor that tells too "
+        "much about it, as measured",
     )  # fmt: skip
     group.add_argument(
         "--max-leakage", metavar="SCORE", type=float,
-        help="tensors that tell more about the input than that (0 nothing, 1 everything) are private, too; measured on "
-        "crops of sample photos, which takes up to a minute",
+        help="tensors that tell more about the input than that (0 nothing, 1 everything) are private; measured on "
+        f"crops of sample photos, which takes up to a minute ({_TOO_MUCH} with --private alone)",
     )  # fmt: skip
     group.add_argument(
         "--forbid", metavar="OP=HOST", action="append", default=[],
@@ -58,21 +103,28 @@ def add_goals(parser: Any) -> None:
     )  # fmt: skip
 
 
-def are_given(args: argparse.Namespace) -> bool:
-    """Whether anything but the least latency is asked for."""
-    asked = [args.objective, args.weights, args.deadline, args.max_bytes, args.device_memory, args.private]
-    asked.append(args.max_leakage)
-    return any(each is not None for each in asked) or bool(args.keep_on_device or args.forbid)
-
-
-def objective_of(args: argparse.Namespace) -> Objective:
-    """What to want.
+def goals_of(args: argparse.Namespace, model: Model, topology: Topology) -> Goals:
+    """What the options ask for.
 
     Raises:
-        ValueError: the options name no objective, or two.
+        ValueError: an option is none of what it should be; the message says which.
     """
-    from splitnn.planner.objective import LATENCY, parse_objective
+    objective, tariff, energy = _objective(args), _tariff(args), _energy(args, topology)
+    private, leakage = _private(args, model)
+    constraints = Constraints(
+        keep_on_device=tuple(args.keep_on_device),
+        private=private,
+        forbidden=_forbidden(args),
+        memory_bytes={} if args.device_memory is None else {topology.hosts[0].name: parse_bytes(args.device_memory)},
+        max_bytes=None if args.max_bytes is None else parse_bytes(args.max_bytes),
+        deadline_s=None if args.deadline is None else parse_seconds(args.deadline),
+        max_energy_j=args.max_energy,
+    )
+    stated = args.objective is not None or objective is not LATENCY or constraints != Constraints()
+    return Goals(objective, constraints, energy, tariff, args.power, args.radio, leakage, stated)
 
+
+def _objective(args: argparse.Namespace) -> Objective:
     if args.objective is not None and args.weights is not None:
         raise ValueError("--weights is a mix of objectives and --objective a single one: give one or the other")
     if args.weights is not None:
@@ -82,67 +134,45 @@ def objective_of(args: argparse.Namespace) -> Objective:
     return LATENCY if args.objective is None else parse_objective(args.objective)
 
 
-def constraints_of(args: argparse.Namespace, model: Model, *, device: str) -> Constraints:
-    """What to obey.
-
-    Raises:
-        ValueError: an option is no time, size, score, or operator and host, or the model reads no photo to measure on.
-    """
-    from splitnn.planner.constraints import Constraints
-    from splitnn.planner.privacy import copies_of_inputs
-
+def _forbidden(args: argparse.Namespace) -> dict[str, list[str]]:
     forbidden: dict[str, list[str]] = {}
     for text in args.forbid:
         op, equals, host = text.partition("=")
         if not (op and equals and host):
             raise ValueError(f"--forbid {text}: expected OP=HOST, such as convolution=device")
         forbidden.setdefault(op, []).append(host)
-    private = list(args.private or ())
-    if args.private == []:
-        private.extend(copies_of_inputs(model.graph))
-    if args.max_leakage is not None:
-        private.extend(_revealing(model, args.max_leakage))
-    return Constraints(
-        keep_on_device=args.keep_on_device,
-        private=private,
-        forbidden=forbidden,
-        memory_bytes={} if args.device_memory is None else {device: parse_bytes(args.device_memory)},
-        max_bytes=None if args.max_bytes is None else parse_bytes(args.max_bytes),
-        deadline_s=None if args.deadline is None else parse_seconds(args.deadline),
-    )
+    return forbidden
 
 
-def _revealing(model: Model, threshold: float) -> tuple[str, ...]:
-    from splitnn.cli.photos import crops
+def _private(args: argparse.Namespace, model: Model) -> tuple[tuple[str, ...], Leak | None]:
+    """The tensors that stay on the device, and what was measured to find them.
+
+    A model that reads no photo is not measured unless a threshold was given, which is then refused.
+    """
+    named = tuple(args.private or ())
+    if args.max_leakage is None and (args.private is None or named):
+        return named, None
+    from splitnn.cli.photos import crops, reads_photo
     from splitnn.cost.leakage import measure_leakage, too_revealing
 
+    copies = copies_of_inputs(model.graph) if args.private == [] else ()
+    if args.max_leakage is None and not reads_photo(model):
+        return (*named, *copies), None
+    threshold = _TOO_MUCH if args.max_leakage is None else args.max_leakage
     too_revealing({}, threshold=threshold)  # a threshold that is none is said before anything takes time
-    return too_revealing(measure_leakage(model, crops(model)), threshold=threshold)
+    found = measure_leakage(model, crops(model))
+    private = dict.fromkeys((*named, *copies, *too_revealing(found, threshold=threshold)))
+    return tuple(private), Leak(threshold, {name: leakage.score for name, leakage in found.items()})
 
 
-def energy_of(args: argparse.Namespace, topology: Topology) -> EnergyPrices | None:
-    """What the device's seconds and bytes cost it; None for a single host.
-
-    Raises:
-        ValueError: no power or radio of that name; the message lists them.
-    """
-    from splitnn.cost.energy import energy_prices
-    from splitnn.cost.power import device_power, radio
-
+def _energy(args: argparse.Namespace, topology: Topology) -> EnergyPrices | None:
+    """What the device's seconds and bytes cost it; None for a single host."""
     device, air = device_power(args.power), radio(args.radio)
-    if not topology.up:
-        return None
-    return energy_prices(device, air, up=topology.up[0], down=topology.down[0])
+    return energy_prices(device, air, up=topology.up[0], down=topology.down[0]) if topology.up else None
 
 
-def tariff_of(args: argparse.Namespace) -> Tariff | None:
-    """What servers and traffic cost; None when no price was given.
-
-    Raises:
-        ValueError: a price is negative or no number.
-    """
-    from splitnn.planner.meters import Tariff
-
+def _tariff(args: argparse.Namespace) -> Tariff | None:
+    """What servers and traffic cost; None when no price was given."""
     if args.server_hour is None and args.gigabyte is None:
         if "cost" in (args.objective, *(part.partition("=")[0] for part in (args.weights or "").split(","))):
             raise ValueError("cost takes prices: --server-hour PRICE, --gigabyte PRICE, or both")
@@ -150,7 +180,41 @@ def tariff_of(args: argparse.Namespace) -> Tariff | None:
     return Tariff(per_server_s=(args.server_hour or 0.0) / 3600, per_gb=args.gigabyte or 0.0)
 
 
-def describe(choice: Choice, args: argparse.Namespace) -> list[str]:
+def decide(
+    goals: Goals,
+    graph: Graph,
+    profiles: Mapping[str, Profile],
+    topology: Topology,
+    *,
+    codecs: tuple[str, ...],
+    mode: Mode,
+) -> Choice:
+    """The best plan for them.
+
+    Raises:
+        InfeasiblePlan: there is none; the message ends with the nearest plan, where there is one.
+    """
+    from splitnn.planner.choice import choose
+
+    try:
+        return choose(
+            graph,
+            profiles,
+            topology,
+            objective=goals.objective,
+            constraints=goals.constraints,
+            codecs=codecs,
+            mode=mode,
+            energy=goals.energy,
+            tariff=goals.tariff,
+        )
+    except InfeasiblePlan as error:
+        if error.nearest is None:
+            raise
+        raise InfeasiblePlan(f"{error}; it is {error.nearest}", error.nearest) from None
+
+
+def describe(choice: Choice, goals: Goals) -> list[str]:
     """What the plan takes of everything, and how much of it is proven, as lines."""
     name, amounts = choice.objective.name, choice.amounts
     if choice.objective.weights and name == "mix":
@@ -162,14 +226,16 @@ def describe(choice: Choice, args: argparse.Namespace) -> list[str]:
     peak = ", ".join(f"{h} {size / 1e6:.3g} MB" for h, size in zip(choice.plan.hosts, choice.peak_bytes, strict=True))
     lines = [f"objective {name}: {proof}, {choice.cuts} minimum cuts", f"  {rate}; memory: {peak}"]
     if "energy" in amounts:
-        published = f"by published figures of {args.power} and {args.radio}"
+        published = f"by published figures of {goals.power} and {goals.radio}"
         lines.append(f"  {amounts['energy']:.3g} J of the device, modelled and not measured, {published}")
     if "cost" in amounts:
         lines.append(f"  {amounts['cost']:.3g} of money, {amounts['bytes']:.0f} bytes both ways")
+    if goals.leakage is not None:
+        lines += goals.leakage.describe([name for hop in choice.plan.hops for name in hop])
     return lines
 
 
-def to_json(choice: Choice) -> dict[str, Any]:
+def to_json(choice: Choice, goals: Goals) -> dict[str, Any]:
     """The same for programs."""
     return {
         "objective": choice.objective.name,
@@ -182,4 +248,5 @@ def to_json(choice: Choice) -> dict[str, Any]:
         "amounts": dict(choice.amounts),
         "throughput_rps": choice.plan.predicted.throughput_rps,
         "peak_bytes": dict(zip(choice.plan.hosts, choice.peak_bytes, strict=True)),
+        "leakage": None if goals.leakage is None else goals.leakage.scores,
     }

@@ -1,7 +1,7 @@
 """The page that ``splitnn envelope --html`` writes: one file that a browser shows without anything else.
 
-It holds every plan that is ever the best over bandwidth, round trip and load of the server, as numbers that latency is
-linear in, and evaluates them itself; so whatever its sliders say, what it shows is exact.
+It holds every plan that is ever the best over bandwidth, round trip and load of the server, as numbers that latency
+(and whatever else is wanted) is linear in, and evaluates them itself: whatever its sliders say, what it shows is exact.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib import resources
 from itertools import groupby
 from typing import Any
@@ -18,7 +19,9 @@ from splitnn.cli.two_hosts import TwoHosts
 from splitnn.cli.wording import name_of
 from splitnn.cost.estimate import codec_options
 from splitnn.graph.graph import Graph
-from splitnn.planner.forms import Form, FormProblem
+from splitnn.planner.conditions import Form
+from splitnn.planner.constraints import Constraints
+from splitnn.planner.forms import FormProblem
 from splitnn.planner.hull import hull_candidates
 from splitnn.planner.sensitivity import axes_of
 
@@ -44,20 +47,27 @@ def render(given: TwoHosts, *, low_bps: float, high_bps: float) -> str:
 def page_data(given: TwoHosts, *, low_bps: float, high_bps: float) -> dict[str, Any]:
     """What the page knows."""
     graph, now = given.graph, given.topology
-    problem = FormProblem(graph, given.profiles, now, codecs=given.codecs)
+    problem, goals = given.problem(), given.goals
     axes = axes_of(problem, bandwidths_bps=(low_bps, high_bps), slowdowns=LOADS)
     bandwidth, load = axes[0], axes[-1]
     blocks = blocks_of(graph)
     runs = [list(run) for _, run in groupby(range(len(graph)), key=lambda i: blocks[graph.layers[i].name])]
 
     def shown(form: Form, name: str) -> dict[str, Any]:
-        return _plan_data(form, name, graph, runs)
+        return _plan_data(form, name, graph, runs) | {"worth": _worth(form, problem)}
 
+    plans = [shown(form, name_of(form, graph, blocks)) for form in hull_candidates(problem, bandwidth, load)]
     return {
         "model": given.name,
         "digest": given.digest[:12],
         "layers": len(graph),
         "codecs": list(given.codecs),
+        "objective": goals.objective.name,
+        "unit": goals.objective.unit,
+        "constraints": [name for name, _ in goals.constraints.loosened()],
+        "deadline_s": goals.constraints.deadline_s,
+        "modelled": f"joules of {goals.power} and {goals.radio}" if "energy" in goals.objective.weights else None,
+        "gap": problem.gap,
         "low_bps": low_bps,
         "high_bps": high_bps,
         "loads": LOADS,
@@ -74,10 +84,9 @@ def page_data(given: TwoHosts, *, low_bps: float, high_bps: float) -> dict[str, 
         ],
         "columns": _columns(given, runs),
         "skips": _skips(graph, runs),
-        "plans": [shown(form, name_of(form, graph, blocks)) for form in hull_candidates(problem, bandwidth, load)],
+        "plans": plans,
         "baselines": [
-            shown(form, name) | {"allowed": all(transfer.codec in given.codecs for transfer in form.transfers)}
-            for name, form in _baselines(given)
+            shown(form, name) | {"ruled_out": _ruled_out(given, problem, form)} for name, form in _baselines(given)
         ],
     }
 
@@ -87,12 +96,12 @@ def _plan_data(form: Form, name: str, graph: Graph, runs: Sequence[Sequence[int]
     device_ns, cloud_ns, bits, down_bits, round_trips = form.weights
     return {
         "name": name,
-        "device_s": form.compute_ns[0] * 1e-9,
-        "encode_s": (device_ns - form.compute_ns[0]) * 1e-9,
+        "device_s": (form.compute_ns[0] + form.handling_ns[0]) * 1e-9,
+        "encode_s": (device_ns - form.compute_ns[0] - form.handling_ns[0]) * 1e-9,
         "up_bits": bits * 1e-9,
         "round_trips": round_trips * 1e-9,
-        "decode_s": (cloud_ns - form.compute_ns[1]) * 1e-9,
-        "cloud_s": form.compute_ns[1] * 1e-9,
+        "decode_s": (cloud_ns - form.compute_ns[1] - form.handling_ns[1]) * 1e-9,
+        "cloud_s": (form.compute_ns[1] + form.handling_ns[1]) * 1e-9,
         "down_bits": down_bits * 1e-9,
         "moved": [sum(form.tiers[i] for i in run) / len(run) for run in runs],
         "sent": [
@@ -105,6 +114,27 @@ def _plan_data(form: Form, name: str, graph: Graph, runs: Sequence[Sequence[int]
             for transfer in form.transfers
         ],
     }
+
+
+def _worth(form: Form, problem: FormProblem) -> dict[str, float]:
+    """What is wanted, as numbers that it is linear in: seconds for latency.
+
+    It is ``fixed + load * the server's slowdown + bit / bandwidth + trip * round trip``.
+    """
+    device, cloud, up, down, trip = form.aims
+    return {
+        "fixed": float(form.constant + device) * 1e-9,
+        "load": float(cloud) * 1e-9,
+        "bit": float(up + down * problem.now.down[0] / problem.now.up[0]) * 1e-9,
+        "trip": float(trip) * 1e-9,
+    }
+
+
+def _ruled_out(given: TwoHosts, problem: FormProblem, form: Form) -> str:
+    """What a baseline does not obey; empty when it may be chosen."""
+    if not all(transfer.codec in given.codecs for transfer in form.transfers):
+        return "--codecs rules it out"
+    return next(iter(problem.obstacles(form)), "")
 
 
 def _columns(given: TwoHosts, runs: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
@@ -152,7 +182,8 @@ def _baselines(given: TwoHosts) -> Iterable[tuple[str, Form]]:
         measured = all(
             codec in found.codecs.get(name, {}) for found in given.profiles.values() for name in given.graph.inputs
         )
-        problem = FormProblem(given.graph, given.profiles, given.topology, codecs=(codec,))
+        free = replace(given.goals, constraints=Constraints())
+        problem = replace(given, goals=free).problem(codecs=(codec,))
         if codec == "raw":
             yield "device only", problem.priced((0,) * len(given.graph), problem.now)
         if codec == "raw" or measured:

@@ -14,6 +14,12 @@ _COUNT = 40
 _MARGIN = 2  # crops are taken from photos of so many times the side
 
 
+def reads_photo(model: Model) -> bool:
+    """Whether the model's only input is a uint8 image (1, side, side, 3)."""
+    specs = [model.graph.tensors[name] for name in model.graph.inputs]
+    return len(specs) == 1 and specs[0].dtype == "uint8" and len(specs[0].shape) == 4 and specs[0].shape[3] == 3
+
+
 def crops(model: Model) -> list[torch.Tensor]:
     """Crops of the zoo's photos for a model whose only input is a uint8 image (1, side, side, 3); always the same ones.
 
@@ -26,11 +32,10 @@ def crops(model: Model) -> list[torch.Tensor]:
 
     from splitnn import zoo
 
-    specs = [model.graph.tensors[name] for name in model.graph.inputs]
-    if len(specs) != 1 or specs[0].dtype != "uint8" or len(specs[0].shape) != 4 or specs[0].shape[3] != 3:
+    if not reads_photo(model):
         read = ", ".join(f"{name} {model.graph.tensors[name].shape}" for name in model.graph.inputs)
         raise ValueError(f"leakage is measured on photos: the model must read one uint8 image (1, h, w, 3), not {read}")
-    height, width = specs[0].shape[1:3]
+    height, width = model.graph.tensors[model.graph.inputs[0]].shape[1:3]
     large = list(zoo.photos(_MARGIN * max(height, width)).values())
     rng = random.Random(0)
     found = []

@@ -8,26 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.blocks import blocks_of
 from splitnn.cli.comparison import Option, no_cut, other_cuts
-from splitnn.cli.goals import (
-    add_goals,
-    are_given,
-    constraints_of,
-    describe,
-    energy_of,
-    objective_of,
-    tariff_of,
-    to_json,
-)
+from splitnn.cli.goals import add_goals, decide, describe, goals_of, to_json
 from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
+from splitnn.cli.two_hosts import chosen_codecs
 from splitnn.cost.network import Topology, format_rate
 from splitnn.cost.profile import Profile
-from splitnn.errors import InfeasiblePlan
 
 if TYPE_CHECKING:
     from splitnn.graph.graph import Graph
-    from splitnn.graph.model import Model
     from splitnn.planner.choice import Choice
-    from splitnn.planner.plan import Mode, Plan
+    from splitnn.planner.plan import Plan
 
 _DESCRIPTION = """\
 Decide which layers of MODEL run on which host, and how the tensors between them travel, so that one request takes the
@@ -85,58 +75,27 @@ def run(args: argparse.Namespace) -> int:
     topology = Topology.chain(list(files), args.link)
     presets = {host: text for host, text in files.items() if is_preset(text)}
     measured = {host: open_profile(file) for host, file in files.items() if host not in presets}
-    codecs, mode = _codecs(args.codecs)
+    codecs, mode = chosen_codecs(args.codecs)
     model = open_model(args.model)
     for found in measured.values():
         found.check_fits(model.graph, model.digest)
     predicted = predict_profiles(presets, model, measured=measured)
     profiles = {host: predicted.get(host) or measured[host] for host in files}
     graph = model.graph
-    goals: list[str] = []
+    goals = goals_of(args, model, topology)
     choice: Choice | None = None
-    if are_given(args):
-        choice, goals = _choose(args, model, profiles, topology, codecs=codecs, mode=mode)
+    if goals.are_stated:
+        choice = decide(goals, graph, profiles, topology, codecs=codecs, mode=mode)
     best = choice.plan if choice else plan(graph, profiles, topology, codecs=codecs, mode=mode)
     others = other_cuts(graph, profiles, topology, best=best, codecs=codecs)
     ends = no_cut(graph, profiles, topology)
     if args.json:
-        print(json.dumps(_json(best, others, ends) | ({"choice": to_json(choice)} if choice else {})))
+        print(json.dumps(_json(best, others, ends) | ({"choice": to_json(choice, goals)} if choice else {})))
     else:
-        report = _report(args.model, best, others, ends, goals=goals, topology=topology, profiles=profiles, graph=graph)
+        said = describe(choice, goals) if choice else []
+        report = _report(args.model, best, others, ends, goals=said, topology=topology, profiles=profiles, graph=graph)
         print(report)
     return 0
-
-
-def _choose(
-    args: argparse.Namespace,
-    model: Model,
-    profiles: dict[str, Profile],
-    topology: Topology,
-    *,
-    codecs: tuple[str, ...],
-    mode: Mode,
-) -> tuple[Choice, list[str]]:
-    """The plan for what else is wanted, and what to say about it."""
-    from splitnn.planner.choice import choose
-
-    energy = energy_of(args, topology)
-    try:
-        choice = choose(
-            model.graph,
-            profiles,
-            topology,
-            objective=objective_of(args),
-            constraints=constraints_of(args, model, device=topology.hosts[0].name),
-            codecs=codecs,
-            mode=mode,
-            energy=energy,
-            tariff=tariff_of(args),
-        )
-    except InfeasiblePlan as error:
-        if error.nearest is None:
-            raise
-        raise InfeasiblePlan(f"{error}; it is {error.nearest}", error.nearest) from None
-    return choice, describe(choice, args)
 
 
 def _files(args: argparse.Namespace) -> dict[str, str]:
@@ -156,17 +115,6 @@ def _files(args: argparse.Namespace) -> dict[str, str]:
             raise ValueError(f"--host {text}: there is a host {name!r} already")
         files[name] = file
     return files
-
-
-def _codecs(names: str) -> tuple[tuple[str, ...], Mode]:
-    """The allowed codecs, and what they leave of equality."""
-    from splitnn.transport.codec import CODECS, codec
-
-    if names in ("all", "lossless"):
-        chosen = tuple(each for each in CODECS.values() if names == "all" or each.lossless)
-    else:
-        chosen = tuple(codec(name) for name in names.split(","))
-    return tuple(each.name for each in chosen), "exact" if all(each.lossless for each in chosen) else "fast"
 
 
 def _json(best: Plan, others: list[Option], ends: list[Option]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from splitnn.cli.weighing import Weighed
-from splitnn.cli.wording import format_bytes, format_seconds
+from splitnn.cli.wording import format_amount, format_bytes, format_seconds
 from splitnn.cost.network import format_rate
 from splitnn.planner.sensitivity import Axis, Standing, Stretch
 
@@ -19,8 +19,14 @@ def keeps(standing: Standing) -> str:
     return f"{_subject(axis)} {_range(axis, stretch)} (now {_value(axis, axis.shown(axis.now))})"
 
 
-def wins(weighed: Weighed) -> list[str]:
-    """What would have to change for it to be the best of all plans; failing that, to beat the chosen one."""
+def wins(weighed: Weighed, *, unit: str = "s") -> list[str]:
+    """What would have to change for it to be the best of all plans; failing that, to beat the chosen one.
+
+    ``unit`` is that of what is wanted.
+    """
+    as_good = "as quick" if unit == "s" else "as good"
+    if weighed.obstacles:
+        return [f"ruled out: {weighed.obstacles[0]}"]
     found, closest = [], []
     for standing in weighed.standings:
         axis = standing.axis
@@ -29,23 +35,23 @@ def wins(weighed: Weighed) -> list[str]:
         elif stretch := standing.nearest(standing.beats):
             found.append(
                 f"ahead of the chosen plan with {_subject(axis)} {_range(axis, stretch)}, "
-                f"but others are ahead of both (by {format_seconds(float(standing.behind_ns) * 1e-9)} or more)"
+                f"but others are ahead of both (by {format_amount(float(standing.behind) * 1e-9, unit)} or more)"
             )
-        elif standing.behind_ns > 0:
-            closest.append((standing.behind_ns, standing))
+        elif standing.behind > 0:
+            closest.append((standing.behind, standing))
     if weighed.bytes_to_win is not None and 0 < weighed.bytes_to_win < weighed.sent_bytes:
         found.append(
-            f"as quick as the chosen plan if it sent {format_bytes(weighed.bytes_to_win)} instead of "
+            f"{as_good} as the chosen plan if it sent {format_bytes(weighed.bytes_to_win)} instead of "
             f"{format_bytes(weighed.sent_bytes)} ({weighed.sent_bytes / weighed.bytes_to_win:.2f} times fewer)"
         )
     if not found and closest:
-        behind_ns, standing = min(closest, key=lambda pair: pair[0])
+        behind, standing = min(closest, key=lambda pair: pair[0])
         axis = standing.axis
         found.append(
-            f"no single change helps; it comes nearest, {format_seconds(float(behind_ns) * 1e-9)} behind, with "
+            f"no single change helps; it comes nearest, {format_amount(float(behind) * 1e-9, unit)} behind, with "
             f"{_subject(axis)} at {_value(axis, axis.shown(standing.closest))}"
         )
-    return found or ["as quick as the chosen plan"]
+    return found or [f"{as_good} as the chosen plan"]
 
 
 def _subject(axis: Axis) -> str:

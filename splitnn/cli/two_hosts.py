@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from splitnn.cli.goals import Goals, add_goals, goals_of
 from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 
 if TYPE_CHECKING:
     from splitnn.graph.graph import Graph
+    from splitnn.planner.forms import FormProblem
     from splitnn.planner.plan import Mode
 
 DEVICE, CLOUD = "device", "cloud"
@@ -29,6 +31,27 @@ class TwoHosts:
     topology: Topology
     codecs: tuple[str, ...]
     mode: Mode
+    goals: Goals
+
+    def problem(self, *, codecs: tuple[str, ...] | None = None) -> FormProblem:
+        """All plans under any conditions, with what is wanted and obeyed; other codecs on request.
+
+        Raises:
+            ProfileMismatch, InfeasiblePlan, ValueError: as ``FormProblem``.
+        """
+        from splitnn.planner.forms import FormProblem
+
+        goals = self.goals
+        return FormProblem(
+            self.graph,
+            self.profiles,
+            self.topology,
+            codecs=self.codecs if codecs is None else codecs,
+            constraints=goals.constraints,
+            objective=goals.objective,
+            energy=goals.energy,
+            tariff=goals.tariff,
+        )
 
 
 def add_two_hosts(parser: Any) -> None:
@@ -40,6 +63,7 @@ def add_two_hosts(parser: Any) -> None:
         "--codecs", metavar="NAMES", default="lossless",
         help="codecs that tensors may travel in, comma-separated (raw,int8), all, or lossless (default)",
     )  # fmt: skip
+    add_goals(parser)
 
 
 def open_two_hosts(args: argparse.Namespace) -> TwoHosts:
@@ -58,7 +82,8 @@ def open_two_hosts(args: argparse.Namespace) -> TwoHosts:
         found.check_fits(model.graph, model.digest)
     predicted = predict_profiles(presets, model, measured=measured)
     profiles = {host: predicted.get(host) or measured[host] for host in files}
-    return TwoHosts(args.model, model.digest, model.graph, profiles, topology, codecs, mode)
+    goals = goals_of(args, model, topology)
+    return TwoHosts(args.model, model.digest, model.graph, profiles, topology, codecs, mode, goals)
 
 
 def chosen_codecs(names: str) -> tuple[tuple[str, ...], Mode]:

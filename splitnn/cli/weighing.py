@@ -1,20 +1,30 @@
-"""A plan for two hosts beside the ones that were not chosen, and what would have to change for each of them to win."""
+"""A plan for two hosts beside the ones that were not chosen, and what would have to change for each of them to win.
+
+Everything is weighed by what is wanted: seconds unless the goals say otherwise. A deadline beside another objective, or
+a limit of energy, rules out other plans at each bandwidth; where one of them decides, no threshold is a crossing of
+lines, and none is stated.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import groupby
 
 from splitnn.cli.blocks import blocks_of
+from splitnn.cli.goals import decide
 from splitnn.cli.two_hosts import TwoHosts
 from splitnn.cli.wording import Parts, name_of
-from splitnn.cost.estimate import codec_options, tabulate
+from splitnn.cost.estimate import codec_options
+from splitnn.planner.binding import Binding, binding_constraints
 from splitnn.planner.chain import alternatives
+from splitnn.planner.choice import Choice
+from splitnn.planner.conditions import Form
 from splitnn.planner.doubt import chance_quicker, interval_ns, relative_deviations
-from splitnn.planner.forms import Form, FormProblem
+from splitnn.planner.forms import FormProblem
 from splitnn.planner.plan import Plan
-from splitnn.planner.sensitivity import Sensitivity, Standing, axes_of
+from splitnn.planner.sensitivity import Axis, Sensitivity, Standing, axes_of
 
 SURENESS = 0.9
 _BIT_NS = 10**9
@@ -28,10 +38,12 @@ class Weighed:
     kind: str  # "chosen", "earlier", "later", "other cut" or "no cut"
     form: Form
     latency_s: float
+    worth: float  # in the objective's unit; seconds when that is latency
     parts: Parts
-    bytes_to_win: float | None  # as quick as the chosen plan if it sent so few; below 0: never; None: it sends nothing
+    bytes_to_win: float | None  # as good as the chosen plan if it sent so few; below 0: never; None: it sends nothing
     standings: tuple[Standing, ...]  # along each axis
     chance: float | None  # that it is quicker than the chosen plan in truth; None where the profiles do not tell
+    obstacles: tuple[str, ...] = ()  # what the constraints have against it
 
     @property
     def sent_bytes(self) -> int:
@@ -59,7 +71,10 @@ class Weighing:
     others: tuple[Weighed, ...]
     interval_s: tuple[float, float] | None  # of the chosen plan's latency, with probability SURENESS
     trials: tuple[CodecTrial, ...]
-    freed: Weighed | None  # a quicker plan, were every measured codec allowed
+    freed: Weighed | None  # a better plan, were every measured codec allowed
+    bindings: tuple[Binding, ...]  # constraints that keep a better plan out
+    gap: float  # by which share of what it takes the plan may be improved at most; 0: proven
+    is_ruled: bool  # whether a deadline or a limit of energy decided, so that no thresholds are stated
 
 
 def weigh(given: TwoHosts) -> Weighing:
@@ -67,55 +82,103 @@ def weigh(given: TwoHosts) -> Weighing:
 
     Raises:
         ProfileMismatch: a profile belongs to another model.
+        InfeasiblePlan: no plan obeys the constraints.
+        ValueError: the objective is throughput.
     """
-    problem = FormProblem(given.graph, given.profiles, given.topology, codecs=given.codecs)
-    best = problem.solve(problem.now)
-    scales = _Scales(given, problem, best)
+    problem = given.problem()
+    choice, bindings = _decided(given)
+    best = problem.solve(problem.now) if choice is None else problem.matching(choice.plan)
+    is_ruled = choice is not None and _rules(given, problem, best)
+    if not is_ruled:
+        best = problem.solve(problem.now)
+    gap = problem.gap if not is_ruled or choice is None else choice.gap
+    scales = _Scales(given, problem, best, axes=() if is_ruled else axes_of(problem))
     tiers = {("chosen", best.tiers): None, **dict.fromkeys(_neighbours(problem, best.tiers, scales.blocks))}
-    table = tabulate(given.graph, given.profiles, given.topology, codecs=given.codecs)
-    plan = Plan.priced(given.graph, best.tiers, table=table, model=given.digest, hosts=problem.hosts, mode=given.mode)
+    plan = problem.plan(best, mode=given.mode)
     known = {placement for _, placement in tiers}
     for other in alternatives(given.graph, given.profiles, given.topology, best=plan, codecs=given.codecs, count=3):
         if other.tiers not in known:
             tiers["no cut" if len(set(other.tiers)) == 1 else "other cut", other.tiers] = None
     chosen, *others = [scales.weigh(kind, placement) for kind, placement in tiers]
-    others.sort(key=lambda weighed: weighed.latency_s)
+    others.sort(key=lambda weighed: (bool(weighed.obstacles), weighed.worth))
     interval = None
     if scales.deviations is not None:
         low, high = interval_ns(best, chosen.latency_s * 1e9, scales.deviations, within=SURENESS)
         interval = (low * 1e-9, high * 1e-9)
-    return Weighing(plan, chosen, tuple(others), interval, tuple(_trials(given, best)), _freed(given, chosen))
+    freed = None if is_ruled else _freed(given, chosen)
+    trials = tuple(_trials(given, best))
+    return Weighing(plan, chosen, tuple(others), interval, trials, freed, bindings, gap, is_ruled)
+
+
+def _decided(given: TwoHosts) -> tuple[Choice | None, tuple[Binding, ...]]:
+    """The plan for the goals with all their budgets, and which of them bind; nothing to say without goals."""
+    goals = given.goals
+    if not goals.are_stated:
+        return None, ()
+    choice = decide(goals, given.graph, given.profiles, given.topology, codecs=given.codecs, mode=given.mode)
+    bindings = binding_constraints(
+        given.graph,
+        given.profiles,
+        given.topology,
+        constraints=goals.constraints,
+        objective=goals.objective,
+        codecs=given.codecs,
+        mode=given.mode,
+        energy=goals.energy,
+        tariff=goals.tariff,
+    )
+    return choice, bindings
+
+
+def _rules(given: TwoHosts, problem: FormProblem, chosen: Form) -> bool:
+    """Whether a budget that depends on the conditions keeps the plan out that would be the best without it."""
+    limits = given.goals.constraints
+    free = replace(limits, deadline_s=None, max_energy_j=None)
+    if free == limits:
+        return False
+    slack = Fraction(len(given.graph) + 10)  # a form and a choice round differently
+    return chosen.worth(problem.now) > problem.solve(problem.now).worth(problem.now) + slack
 
 
 class _Scales:
     """What every placement is weighed on."""
 
-    def __init__(self, given: TwoHosts, problem: FormProblem, best: Form) -> None:
+    def __init__(self, given: TwoHosts, problem: FormProblem, best: Form, *, axes: Sequence[Axis]) -> None:
         self.blocks = blocks_of(given.graph)
         self.deviations = relative_deviations(given.profiles, problem.hosts)
         self._graph = given.graph
         self._problem = problem
         self._best = best
-        self._sensitivities = [Sensitivity(problem, axis) for axis in axes_of(problem)]
+        self._is_latency = given.goals.objective.name == "latency"
+        self._limits = given.goals.constraints
+        self._sensitivities = [Sensitivity(problem, axis) for axis in axes]
 
     def weigh(self, kind: str, tiers: Sequence[int]) -> Weighed:
         now = self._problem.now
-        form = self._problem.priced(tiers, now)
-        behind_ns = form.at(now) - self._best.at(now)
+        form = self._best if kind == "chosen" else self._problem.priced(tiers, now)
+        behind = form.worth(now) - self._best.worth(now)
         bits = form.up_bits[0]
-        bit_ns = now.up[0] * _BIT_NS
+        bit = self._problem.aim.prices(now).units[len(self._problem.hosts)] * _BIT_NS
         chance = None
-        if self.deviations is not None:
-            chance = chance_quicker(form, self._best, self.deviations, behind_ns=float(behind_ns))
+        if self.deviations is not None and self._is_latency:
+            chance = chance_quicker(form, self._best, self.deviations, behind_ns=float(behind))
+        obstacles = () if kind == "chosen" else tuple(self._problem.obstacles(form))
+        latency_s = float(form.at(now)) * 1e-9
+        if self._limits.deadline_s is not None and latency_s > self._limits.deadline_s:
+            obstacles = (*obstacles, "misses the deadline")
         return Weighed(
             name=name_of(form, self._graph, self.blocks),
             kind=kind,
             form=form,
-            latency_s=float(form.at(now)) * 1e-9,
+            latency_s=latency_s,
+            worth=float(form.worth(now)) * 1e-9,
             parts=Parts.of(form, now),
-            bytes_to_win=float((bits * bit_ns - behind_ns) / bit_ns / 8) if bits else None,
-            standings=tuple(each.standing(tiers, against=self._best.tiers) for each in self._sensitivities),
+            bytes_to_win=float((bits * bit - behind) / bit / 8) if bits and bit else None,
+            standings=()
+            if obstacles
+            else tuple(each.standing(tiers, against=self._best.tiers) for each in self._sensitivities),
             chance=chance,
+            obstacles=obstacles,
         )
 
 
@@ -162,16 +225,18 @@ def measured_codecs(given: TwoHosts) -> tuple[str, ...]:
 
 
 def _freed(given: TwoHosts, chosen: Weighed) -> Weighed | None:
-    """The best plan, were every measured codec allowed; None when that is no quicker."""
-    problem = FormProblem(given.graph, given.profiles, given.topology, codecs=measured_codecs(given))
+    """The best plan, were every measured codec allowed; None when that is no better."""
+    problem = given.problem(codecs=measured_codecs(given))
     best = problem.solve(problem.now)
-    if float(best.at(problem.now)) * 1e-9 >= chosen.latency_s:
+    worth = float(best.worth(problem.now)) * 1e-9
+    if worth >= chosen.worth:
         return None
     return Weighed(
         name=name_of(best, given.graph, blocks_of(given.graph)),
         kind="every codec",
         form=best,
         latency_s=float(best.at(problem.now)) * 1e-9,
+        worth=worth,
         parts=Parts.of(best, problem.now),
         bytes_to_win=None,
         standings=(),

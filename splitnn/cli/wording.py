@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from splitnn.graph.graph import Graph
-from splitnn.planner.forms import Conditions, Form
+from splitnn.planner.conditions import Conditions, Form
 
 PART_NAMES = ("device", "encode", "wire", "round trip", "decode", "cloud", "download")
 
 
 class Parts(NamedTuple):
-    """Where the seconds of one request go, with two hosts; in the order of time."""
+    """Where the seconds of one request go, with two hosts; in the order of time.
+
+    What messages and stages cost however large they are counts as the host's own time.
+    """
 
     device_s: float
     encode_s: float
@@ -28,12 +31,12 @@ class Parts(NamedTuple):
         near, far = conditions.slowdown
         device_ns, cloud_ns, bits, _, round_trips = form.weights
         return cls(
-            device_s=float(form.compute_ns[0] * near) * 1e-9,
-            encode_s=float((device_ns - form.compute_ns[0]) * near) * 1e-9,
+            device_s=float((form.compute_ns[0] + form.handling_ns[0]) * near) * 1e-9,
+            encode_s=float((device_ns - form.compute_ns[0] - form.handling_ns[0]) * near) * 1e-9,
             wire_s=float(bits * conditions.up[0]) * 1e-9,
             round_trip_s=float(round_trips * conditions.round_trip_s[0]) * 1e-9,
-            decode_s=float((cloud_ns - form.compute_ns[1]) * far) * 1e-9,
-            cloud_s=float(form.compute_ns[1] * far) * 1e-9,
+            decode_s=float((cloud_ns - form.compute_ns[1] - form.handling_ns[1]) * far) * 1e-9,
+            cloud_s=float((form.compute_ns[1] + form.handling_ns[1]) * far) * 1e-9,
             download_s=float(form.download_bits[0] * conditions.down[0]),
         )
 
@@ -62,6 +65,13 @@ def format_seconds(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:.4g} s"
     return f"{seconds * 1e3:.4g} ms" if seconds >= 1e-4 or seconds == 0 else f"{seconds * 1e6:.3g} us"
+
+
+def format_amount(value: float, unit: str) -> str:
+    """An amount of what is wanted: ``17.4 ms``, ``15.7 KB``, ``0.352 J``."""
+    if unit == "s":
+        return format_seconds(value)
+    return format_bytes(value) if unit == "bytes" else f"{value:.4g} {unit}"
 
 
 def format_bytes(size: float) -> str:

@@ -25,12 +25,25 @@ class EnergyPrices:
 
     compute_w: float  # joules a second while the device computes
     wait_w: float  # joules a second while it does not
-    send_j_per_byte: float  # on the device's own link, waiting included
-    receive_j_per_byte: float
+    sending_w: float  # joules a second while it sends, what grows with the throughput left out
+    receiving_w: float
+    send_j_per_bit: float  # what grows with the throughput: joules a bit, at any bandwidth
+    receive_j_per_bit: float
+    send_s_per_byte: float
     receive_s_per_byte: float
     tail_j: float  # once, when the device's link was used at all
     is_verified: bool  # whether every constant was read in its source
     source: str
+
+    @property
+    def send_j_per_byte(self) -> float:
+        """On the device's own link, waiting included."""
+        return self.sending_w * self.send_s_per_byte + 8 * self.send_j_per_bit
+
+    @property
+    def receive_j_per_byte(self) -> float:
+        """Likewise."""
+        return self.receiving_w * self.receive_s_per_byte + 8 * self.receive_j_per_bit
 
     def layer_j(self, seconds: float, *, tier: int) -> float:
         """A layer that takes so long on host ``tier``."""
@@ -89,13 +102,14 @@ def energy_prices(
     """
     if not interval_s >= 0:
         raise ValueError(f"requests come in intervals of 0 s or more, not {interval_s}")
-    sending_w = device.idle_w + radio.sending_w(up.bandwidth_bps)
-    receiving_w = device.idle_w + radio.receiving_w(down.bandwidth_bps)
     return EnergyPrices(
         compute_w=device.compute_w,
         wait_w=device.idle_w,
-        send_j_per_byte=sending_w * 8 / up.bandwidth_bps,
-        receive_j_per_byte=receiving_w * 8 / down.bandwidth_bps,
+        sending_w=device.idle_w + radio.send_base_w,
+        receiving_w=device.idle_w + radio.receive_base_w,
+        send_j_per_bit=radio.send_w_per_bps,
+        receive_j_per_bit=radio.receive_w_per_bps,
+        send_s_per_byte=8 / up.bandwidth_bps,
         receive_s_per_byte=8 / down.bandwidth_bps,
         tail_j=radio.tail_w * min(radio.tail_s, interval_s),
         is_verified=device.verified and radio.verified,
@@ -120,5 +134,5 @@ def energy(cost: Cost, prices: EnergyPrices, *, downloaded_bytes: float | None =
         transfer_j=sum(transfer.size_bytes for transfer in own) * prices.send_j_per_byte
         + downloaded_bytes * prices.receive_j_per_byte,
         waiting_j=waiting_s * prices.wait_w,
-        tail_j=prices.tail_j if own or downloaded_bytes > 0 or any(cost.compute_s[1:]) else 0.0,
+        tail_j=prices.tail_j if cost.used_hops or own or downloaded_bytes > 0 or any(cost.compute_s[1:]) else 0.0,
     )

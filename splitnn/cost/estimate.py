@@ -64,6 +64,8 @@ class Cost:
     download_s: float  # the results' way back to the device
     round_trip_s: float  # latencies of the hops that are used
     downloads: tuple[Download, ...] = ()
+    used_hops: int = 0  # beyond how many hops some layer runs, whether or not anything crosses them
+    handling_s: tuple[float, ...] = ()  # a host: what its stage and messages cost however large they are
 
     @property
     def latency_s(self) -> float:
@@ -72,7 +74,7 @@ class Cost:
 
     @property
     def transfer_s(self) -> float:
-        """Seconds that are neither head nor tail: encoding, wire, decoding, round trips and the download."""
+        """Seconds that are neither head nor tail: encoding, wire, decoding, round trips, download and handling."""
         return self.latency_s - sum(self.compute_s)
 
     @property
@@ -87,7 +89,10 @@ class Cost:
 
     @property
     def loads_s(self) -> dict[Resource, float]:
-        """Seconds for which one request keeps each resource busy; hosts code what they send and receive themselves."""
+        """Seconds for which one request keeps each resource busy; hosts code what they send and receive themselves.
+
+        Handling is left out: it is done while other requests compute.
+        """
         loads: dict[Resource, float] = {("host", tier): seconds for tier, seconds in enumerate(self.compute_s)}
         for transfer in self.transfers:
             loads["host", transfer.hop] += transfer.encode_s
@@ -118,6 +123,37 @@ class CostTable:
     transfers: Mapping[str, tuple[Transfer, ...]]  # tensor -> hop: the cheapest codec
     download_ns: Mapping[str, tuple[int, ...]]  # output tensor that a layer makes -> hop
     round_trip_ns: tuple[int, ...]  # hop
+    message_ns: tuple[int, ...] = ()  # host; both are (), or neither
+    stage_ns: tuple[int, ...] = ()
+
+    @property
+    def request_ns(self) -> int:
+        """What every placement pays: the first host takes the request in and answers it."""
+        return self.message_ns[0] if self.message_ns else 0
+
+    @property
+    def first_stage_ns(self) -> int:
+        """What every placement pays that leaves any layer on the first host."""
+        return self.stage_ns[0] if self.stage_ns else 0
+
+    @property
+    def hop_ns(self) -> tuple[int, ...]:
+        """[hop]: round trip and handling at both ends, of placements with any layer beyond the hop."""
+        if not self.message_ns:
+            return self.round_trip_ns
+        ends = zip(self.message_ns, self.message_ns[1:], self.stage_ns[1:], strict=False)
+        return tuple(trip + sum(ends_ns) for trip, ends_ns in zip(self.round_trip_ns, ends, strict=True))
+
+    def handling_ns(self, used_hops: int, *, stays: bool) -> list[int]:
+        """[host]: what stages and messages cost there, given how many hops are used and whether any layer stays."""
+        if not self.message_ns:
+            return []
+        found = [0] * len(self.message_ns)
+        found[0] = self.request_ns + (self.first_stage_ns if stays else 0)
+        for hop in range(used_hops):
+            found[hop] += self.message_ns[hop]
+            found[hop + 1] += self.message_ns[hop + 1] + self.stage_ns[hop + 1]
+        return found
 
 
 _FOREVER_S = 1e15
@@ -162,7 +198,21 @@ def tabulate(
         transfers=dict(zip(wired, zip(*hops, strict=True) if hops else [()] * len(wired), strict=True)),
         download_ns=download,
         round_trip_ns=round_trip,
+        **_handling(profiles, topology),
     )
+
+
+def _handling(profiles: Mapping[str, Profile], topology: Topology) -> dict[str, tuple[int, ...]]:
+    messages, stages = [], []
+    for host in topology.hosts:
+        profile = profiles[host.name]
+        messages.append(nanoseconds(_observed(host.message_s, profile.message_s * host.slowdown)))
+        stages.append(nanoseconds(_observed(host.stage_s, profile.stage_s * host.slowdown)))
+    return {"message_ns": tuple(messages), "stage_ns": tuple(stages)} if any(messages) or any(stages) else {}
+
+
+def _observed(seconds: float | None, otherwise: float) -> float:
+    return otherwise if seconds is None else seconds
 
 
 def check_profiles(graph: Graph, profiles: Mapping[str, Profile], topology: Topology) -> str:
@@ -193,6 +243,7 @@ def codec_options(
     sender, receiver = topology.hosts[hop], topology.hosts[hop + 1]
     encoded, decoded = profiles[sender.name].codecs, profiles[receiver.name].codecs
     rate = topology.up[hop].bandwidth_bps
+    encoding, decoding = (_observed(host.coding_slowdown, host.slowdown) for host in (sender, receiver))
     options: dict[str, list[Transfer]] = {}
     for tensor, readers in graph.consumers.items():
         if not readers:
@@ -202,7 +253,7 @@ def codec_options(
         for name in codecs.get(tensor, ("raw",)) if isinstance(codecs, Mapping) else codecs:
             if name in there and name in here:
                 size = there[name].size_bytes
-                encode_s, decode_s = there[name].encode_s * sender.slowdown, here[name].decode_s * receiver.slowdown
+                encode_s, decode_s = there[name].encode_s * encoding, here[name].decode_s * decoding
                 found.append(Transfer(tensor, hop, name, size, encode_s, size * 8 / rate, decode_s))
             elif name == "raw":
                 size = graph.tensors[tensor].size_bytes
@@ -257,13 +308,16 @@ def price(graph: Graph, placement: Mapping[str, int], table: CostTable) -> Cost:
             downloads.append(Download(tensor, hop, size_bytes, hop_ns * 1e-9))
     furthest = max(placement.values(), default=0)
     round_trip = sum(table.round_trip_ns[:furthest])
+    handling = table.handling_ns(furthest, stays=0 in placement.values())
     return Cost(
-        latency_ns=sum(compute) + sum(t.total_ns for t in crossing) + download + round_trip,
+        latency_ns=sum(compute) + sum(t.total_ns for t in crossing) + download + round_trip + sum(handling),
         compute_s=tuple(ns * 1e-9 for ns in compute),
         transfers=tuple(crossing),
         download_s=download * 1e-9,
         round_trip_s=round_trip * 1e-9,
         downloads=tuple(downloads),
+        used_hops=furthest,
+        handling_s=tuple(ns * 1e-9 for ns in handling),
     )
 
 

@@ -15,16 +15,28 @@ _NUMBER = r"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)"
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A place where layers run. Its speed is in its profile; ``slowdown`` multiplies every time of it (load)."""
+    """A place where layers run. Its speed is in its profile; ``slowdown`` multiplies every time of it (load).
+
+    What was observed takes the place of the profile: ``coding_slowdown`` multiplies encoding and decoding instead,
+    ``stage_s`` and ``message_s`` (seconds at the present load) replace the profile's fields of these names.
+    """
 
     name: str
     slowdown: float = 1.0
+    coding_slowdown: float | None = None
+    stage_s: float | None = None
+    message_s: float | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
             raise ValueError(f"a host's name has letters, digits, '.', '_', '-' only, not {self.name!r}")
         if not (math.isfinite(self.slowdown) and self.slowdown > 0):
             raise ValueError(f"host {self.name!r}: slowdown must be a finite number above 0, not {self.slowdown}")
+        if not (self.coding_slowdown is None or (math.isfinite(self.coding_slowdown) and self.coding_slowdown > 0)):
+            raise ValueError(f"host {self.name!r}: coding_slowdown must be above 0, not {self.coding_slowdown}")
+        for seconds in (self.stage_s, self.message_s):
+            if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+                raise ValueError(f"host {self.name!r}: stage_s and message_s must be 0 or more seconds, not {seconds}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class Profile:
     ``error`` and ``tail_error`` are the median relative errors of predicted against measured heads and tails that the
     scaling did not use, ``drift`` is the fraction by which the whole model's time changed while it was measured.
     ``codecs`` gives, for each tensor and codec name, the encoded size on the example and both directions' seconds.
+    ``stage_s`` is what running any layers costs beside them, ``message_s`` what taking in and answering, or sending and
+    hearing of, one message costs beside coding and the wire.
     """
 
     model: str  # digest of the model
@@ -55,6 +57,8 @@ class Profile:
     tail_error: float | None = None
     drift: float = 0.0
     machine: Mapping[str, str] = field(default_factory=dict)  # where, when and with what it was measured
+    stage_s: float = 0.0  # 0 where it was not measured
+    message_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.clock not in ("wall", "cpu"):
@@ -63,6 +67,8 @@ class Profile:
             raise ValueError(f"profile: {self.threads} threads")
         if not (_is_amount(self.drift) and _is_amount(self.error or 0.0) and _is_amount(self.tail_error or 0.0)):
             raise ValueError(f"profile: no usable errors: {self.error}, {self.tail_error}, drift {self.drift}")
+        if not (_is_amount(self.stage_s) and _is_amount(self.message_s)):
+            raise ValueError(f"profile: no usable fixed times: {self.stage_s} a stage, {self.message_s} a message")
         for name, timing in (("the whole model", self.whole), *self.layers.items()):
             if not all(map(_is_amount, (timing.wall_s, timing.cpu_s, timing.spread_s))):
                 raise ValueError(f"profile: {name!r} has no usable time: {timing}")
@@ -89,6 +95,8 @@ class Profile:
             host=host or self.host,
             layers={name: slower(t) for name, t in self.layers.items()},
             whole=slower(self.whole),
+            stage_s=self.stage_s * factor,
+            message_s=self.message_s * factor,
             codecs={
                 tensor: {
                     name: CodecCost(c.size_bytes, c.encode_s * factor, c.decode_s * factor) for name, c in costs.items()
@@ -125,6 +133,8 @@ class Profile:
             "tail_error": self.tail_error,
             "drift": self.drift,
             "machine": dict(self.machine),
+            "stage_s": self.stage_s,
+            "message_s": self.message_s,
             "whole": [self.whole.wall_s, self.whole.cpu_s, self.whole.spread_s],
             "layers": {name: [t.wall_s, t.cpu_s, t.spread_s] for name, t in self.layers.items()},
             "codecs": {
@@ -153,6 +163,8 @@ class Profile:
                 tail_error=None if data["tail_error"] is None else float(data["tail_error"]),
                 drift=float(data["drift"]),
                 machine={str(k): str(v) for k, v in data["machine"].items()},
+                stage_s=float(data.get("stage_s", 0.0)),
+                message_s=float(data.get("message_s", 0.0)),
                 whole=Timing(*map(float, data["whole"])),
                 layers={str(name): Timing(*map(float, t)) for name, t in data["layers"].items()},
                 codecs={

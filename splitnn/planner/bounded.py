@@ -24,7 +24,7 @@ from splitnn.planner.pins import TierRanges
 from splitnn.planner.relaxation import Placement, Spreading, Task, Ways
 
 _WEIGHT_BITS, _FACTOR_BITS = 40, 90
-_BARRED_FROM = 1 << 219
+_BARRED_FROM = 1 << 799
 _ROOT_ROUNDS, _NODE_ROUNDS = 40, 8
 _SEEN_AT_MOST = 60
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from splitnn.cost.estimate import Codecs, check_profiles, tabulate
 from splitnn.cost.network import Topology
@@ -50,6 +50,8 @@ def every_cut(terms: Terms) -> list[ChainCut]:
             )
             for k in terms.tiers.ends(hop)
         ]
+        if not hop and cuts and not cuts[0].ends[0] and layers:
+            cuts[0] = replace(cuts[0], latency_ns=cuts[0].latency_ns - terms.first_stage)
         if not cuts:
             return []
         best = cuts[-1]

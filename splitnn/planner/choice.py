@@ -15,15 +15,14 @@ from splitnn.errors import InfeasiblePlan
 from splitnn.graph.graph import Graph
 from splitnn.planner.bounded import Outcome, Row, minimise
 from splitnn.planner.budget import Budget, describe_excess, nearest_to
-from splitnn.planner.constraints import Constraints
+from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
 from splitnn.planner.memory import Memory
 from splitnn.planner.meters import Meter, Metering, Tariff
 from splitnn.planner.objective import LATENCY, METER_UNITS, QUANTITIES, Objective, Quantity
 from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.relaxation import Placement, Task
 
-_NO_CONSTRAINTS = Constraints()
-_BARRED_FROM = 1 << 219
+_BARRED_FROM = 1 << 799
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def choose(
     topology: Topology,
     *,
     objective: Objective = LATENCY,
-    constraints: Constraints = _NO_CONSTRAINTS,
+    constraints: Constraints = NO_CONSTRAINTS,
     codecs: Codecs = ("raw",),
     mode: Mode = "exact",
     energy: EnergyPrices | None = None,
@@ -85,6 +84,25 @@ def choose(
         energy=energy,
         tariff=tariff,
     )
+    return settle(problem, effort=effort).choice
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A choice with the placement that it is made of, and its value in whole steps of the objective."""
+
+    choice: Choice
+    placement: Placement
+    steps: int
+
+
+def settle(problem: PricedProblem, *, effort: int) -> Settled:
+    """``choose`` for a problem that is made already.
+
+    Raises:
+        InfeasiblePlan, ValueError: as ``choose``.
+    """
+    objective = problem.objective
     wanted, scale = problem.wanted()
     budgets = problem.budgets()
     limits = [budget.row for budget in budgets]
@@ -105,16 +123,17 @@ def choose(
         best = problem.quickest(wanted, limits, found, effort=effort // 4)
     value, bound = found.value // scale, found.bound // scale
     unit = Fraction(1, 10**9) if objective.is_throughput else Fraction(1, objective.scale)
-    return Choice(
+    choice = Choice(
         plan=problem.plan(best),
         objective=objective,
         value=float(value * unit),
         bound=float(bound * unit),
         is_optimal=bound >= value,
         amounts=problem.amounts(best),
-        peak_bytes=tuple(Memory(graph, tier).peak_bytes(best.tiers) for tier in range(len(topology.hosts))),
+        peak_bytes=problem.peak_bytes(best),
         cuts=found.cuts,
     )
+    return Settled(choice, best, value)
 
 
 class PricedProblem:
@@ -136,7 +155,7 @@ class PricedProblem:
         self._graph = graph
         self._model = check_profiles(graph, profiles, topology)
         self._hosts = [host.name for host in topology.hosts]
-        self._objective = objective
+        self.objective = objective
         self._constraints = constraints
         self._mode: Mode = mode
         self._metering = metering = Metering(graph, profiles, topology, codecs=codecs)
@@ -165,9 +184,9 @@ class PricedProblem:
         Raises:
             ValueError: the objective weighs what has no prices.
         """
-        if self._objective.is_throughput:
+        if self.objective.is_throughput:
             return [self._row({name: 1}) for name in self._names if name.startswith("load ")], 1
-        factors = {str(quantity): factor for quantity, factor in self._objective.factors().items()}
+        factors = {str(quantity): factor for quantity, factor in self.objective.factors().items()}
         for quantity in factors:
             if quantity not in self._names:
                 needs = "EnergyPrices of the device" if quantity == "energy" else "a Tariff"
@@ -244,6 +263,10 @@ class PricedProblem:
                 f"defect of the planner: the meters say {expected} ns, the estimate {plan.predicted.latency_ns} ns"
             )
         return plan
+
+    def peak_bytes(self, placement: Placement) -> tuple[int, ...]:
+        """What each host needs of its memory."""
+        return tuple(Memory(self._graph, tier).peak_bytes(placement.tiers) for tier in range(len(self._hosts)))
 
     def meter(self, name: str) -> int:
         """The number of a quantity's meter in the task."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from splitnn.graph.graph import Graph
 from splitnn.planner.pins import Bound, TierRanges, spread
@@ -42,6 +42,36 @@ class Constraints:
         for name, value in budgets.items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is limited to a finite number, 0 or more, not {value}")
+
+    def loosened(self) -> Iterator[tuple[str, Constraints]]:
+        """Each constraint by name, and all the others without it."""
+        for layer, host in self.pins.items():
+            rest = {name: at for name, at in self.pins.items() if name != layer}
+            yield f"the pin of layer {layer!r} to {host!r}", replace(self, pins=rest)
+        for layer in self.keep_on_device:
+            kept = [name for name in self.keep_on_device if name != layer]
+            yield f"layer {layer!r} kept on the device", replace(self, keep_on_device=kept)
+        if self.private:
+            count = f"{len(self.private)} tensors" if len(self.private) > 1 else f"tensor {self.private[0]!r}"
+            yield f"privacy of {count}", replace(self, private=())
+        for op, hosts in self.forbidden.items():
+            others = {name: at for name, at in self.forbidden.items() if name != op}
+            yield f"{op} forbidden on {' and '.join(hosts)}", replace(self, forbidden=others)
+        yield from self.unbounded().items()
+
+    def unbounded(self) -> dict[str, Constraints]:
+        """Each budget by name, and all other constraints without it."""
+        found = {}
+        if self.deadline_s is not None:
+            found["the deadline"] = replace(self, deadline_s=None)
+        if self.max_bytes is not None:
+            found["the traffic"] = replace(self, max_bytes=None)
+        if self.max_energy_j is not None:
+            found["the energy"] = replace(self, max_energy_j=None)
+        for host in self.memory_bytes:
+            rest = {name: size for name, size in self.memory_bytes.items() if name != host}
+            found[f"the memory of {host}"] = replace(self, memory_bytes=rest)
+        return found
 
     def check_hosts(self, hosts: Sequence[str]) -> None:
         """Raises ValueError when a constraint names a host that does not exist."""
@@ -106,6 +136,9 @@ class Constraints:
             for layer in layers:
                 found.setdefault(layer, set()).update(hosts.index(name) for name in names)
         return found
+
+
+NO_CONSTRAINTS = Constraints()
 
 
 def _layer(graph: Graph, name: str) -> str:

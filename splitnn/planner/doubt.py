@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
 from splitnn.cost.profile import Profile
-from splitnn.planner.forms import Form
+from splitnn.planner.conditions import Form
 
 _MEDIAN_IN_DEVIATIONS = NormalDist().inv_cdf(0.75)
 

@@ -1,87 +1,40 @@
-"""What a placement costs as a linear function of everything that can change: load, bandwidths, round trips.
-
-Under given conditions a request takes the product of two vectors: the conditions (how many times slower each host is
-than it was measured, seconds a bit up and down each hop, each hop's round trip), and what the placement uses of each.
-So thresholds between plans follow from linear equations, and are exact: rational numbers, no search.
-"""
+"""Every placement of one model, priced under any conditions and for any objective that adds up."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeVar
 
+from splitnn.cost.energy import EnergyPrices
 from splitnn.cost.estimate import Codecs, Transfer, check_profiles, codec_options, nanoseconds, tabulate
-from splitnn.cost.network import Link, Topology
+from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
+from splitnn.errors import InfeasiblePlan
 from splitnn.graph.graph import Graph
+from splitnn.planner.aim import Prices, aim_of
 from splitnn.planner.chain import ChainCut, every_cut
-from splitnn.planner.pins import tier_ranges
+from splitnn.planner.conditions import NS, Conditions, Form, dot
+from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
+from splitnn.planner.limits import Limits
+from splitnn.planner.meters import Tariff
+from splitnn.planner.objective import LATENCY, Objective
+from splitnn.planner.pins import TierRanges
+from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.search import cheapest
 from splitnn.planner.terms import Terms, terms_of
-
-_NS = 10**9
 
 Number = TypeVar("Number", int, Fraction)
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """Under what a plan is priced."""
-
-    slowdown: tuple[Fraction, ...]  # host: times slower than the topology says; 1 as it says
-    up: tuple[Fraction, ...]  # hop: seconds a bit
-    down: tuple[Fraction, ...]  # hop: seconds a bit
-    round_trip_s: tuple[Fraction, ...]  # hop
-
-    @classmethod
-    def of(cls, topology: Topology) -> Conditions:
-        """What the topology says, exactly."""
-        round_trips = [Fraction(up.latency_s) + Fraction(down.latency_s) for up, down in _links(topology)]
-        return cls(
-            slowdown=(Fraction(1),) * len(topology.hosts),
-            up=tuple(1 / Fraction(up.bandwidth_bps) for up, _ in _links(topology)),
-            down=tuple(1 / Fraction(down.bandwidth_bps) for _, down in _links(topology)),
-            round_trip_s=tuple(round_trips),
-        )
-
-    @property
-    def vector(self) -> tuple[Fraction, ...]:
-        """All numbers in the order of the fields."""
-        return (*self.slowdown, *self.up, *self.down, *self.round_trip_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """One placement with its codecs, and what it uses of each condition."""
-
-    tiers: tuple[int, ...]
-    transfers: tuple[Transfer, ...]  # by hop, then in graph order; seconds at the topology's own load and bandwidth
-    compute_ns: tuple[int, ...]  # host: its layers, at slowdown 1
-    download_bits: tuple[int, ...]  # hop
-    weights: tuple[int, ...] = field(repr=False)  # nanoseconds a unit of ``Conditions.vector``
-
-    def at(self, conditions: Conditions) -> Fraction:
-        """Nanoseconds of one request."""
-        return dot(self.weights, conditions.vector)
-
-    @property
-    def up_bits(self) -> tuple[int, ...]:
-        """Of each hop the bits that go up."""
-        hops = len(self.download_bits)
-        start = len(self.compute_ns)
-        return tuple(weight // _NS for weight in self.weights[start : start + hops])
-
-
-def dot(weights: Iterable[int], vector: Iterable[Fraction]) -> Fraction:
-    """The sum of the products, exactly."""
-    return sum((value * weight for weight, value in zip(weights, vector, strict=True) if weight), Fraction(0))
-
-
 class FormProblem:
-    """All placements of one model, priced under any conditions.
+    """All placements of one model that constraints leave, priced under any conditions.
+
+    Budgets for traffic and memory are obeyed; a deadline and a limit of energy, which rule out other plans under other
+    conditions, are the caller's. ``gap`` is the largest share of what an answer takes by which a better plan may
+    undercut it: 0 unless a search within budgets had to end early. An envelope whose corners were all asked for has no
+    larger gap between them, for the truth is concave.
 
     Layers and codecs cost whole nanoseconds at the topology's own load, so that there a form and ``estimate`` differ
     by the rounding of each transfer's wire time only: less than 2 ns a transfer or result.
@@ -94,16 +47,27 @@ class FormProblem:
         topology: Topology,
         *,
         codecs: Codecs = ("raw",),
-        pins: Mapping[str, str] | None = None,
+        constraints: Constraints = NO_CONSTRAINTS,
+        objective: Objective = LATENCY,
+        energy: EnergyPrices | None = None,
+        tariff: Tariff | None = None,
     ) -> None:
-        """Raises ProfileMismatch, InfeasiblePlan and ValueError as ``splitnn.planner.min_cut.plan`` does."""
+        """Raises ProfileMismatch, InfeasiblePlan and ValueError as ``splitnn.planner.min_cut.plan`` does.
+
+        ValueError also for throughput, and for operators forbidden in the middle of a chain.
+        """
         self.graph = graph
         self.model = check_profiles(graph, profiles, topology)
         self.hosts = tuple(host.name for host in topology.hosts)
         self.now = Conditions.of(topology)
-        table = tabulate(graph, profiles, topology, codecs=codecs)
+        self._table = table = tabulate(graph, profiles, topology, codecs=codecs)
         self._compute = [table.compute_ns[layer.name] for layer in graph.layers]  # layer, host
-        self._terms = terms_of(graph, table, tier_ranges(graph, pins or {}, self.hosts))
+        if constraints.barred(graph, self.hosts):
+            raise ValueError("an operator is forbidden between hosts that may run it: `splitnn plan` can, this cannot")
+        self.gap = 0.0
+        self.aim = aim_of(objective, hosts=len(self.hosts), energy=energy, tariff=tariff)
+        self._constraints = constraints
+        self._terms = terms_of(graph, table, constraints.tier_ranges(graph, self.hosts))
         self._options = []  # hop, wire: the ways to carry it
         for hop in range(len(topology.up)):
             options = codec_options(graph, hop, profiles=profiles, topology=topology, codecs=codecs)
@@ -111,30 +75,117 @@ class FormProblem:
         self._download_bits = [0] * len(graph)  # of each layer: its results
         for tensor in table.download_ns:
             self._download_bits[graph.index[graph.producer[tensor]]] += graph.tensors[tensor].size_bytes * 8
+        self._limits = Limits(
+            graph,
+            constraints,
+            self.hosts,
+            way_bytes=[[[way.bits // 8 for way in ways] for ways in row] for row in self._options],
+            download_bytes=[bits // 8 for bits in self._download_bits],
+        )
 
     @property
     def allows_local(self) -> bool:
-        """Whether the pins let the first host run everything."""
-        return not any(self._terms.tiers.lowest)
+        """Whether the constraints let the first host run everything."""
+        nowhere_else = (0,) * len(self.graph)
+        return not any(self._terms.tiers.lowest) and not self._limits.exceeded(nowhere_else, 0)
 
     def cuts(self) -> list[ChainCut]:
-        """Under today's conditions, for each number of first layers that the first host may run, the best cut."""
-        return every_cut(self._terms)
+        """Under today's conditions, for each number of first layers that the first host may run, the best cut.
+
+        Their numbers are what is wanted, in a unit of their own.
+        """
+        prices = self.aim.prices(self.now)
+        return every_cut(self._scaled(prices))
 
     def solve(self, conditions: Conditions) -> Form:
-        """The best placement and codecs; of equals, the one that keeps the most layers on earlier hosts."""
-        scale = math.lcm(*(value.denominator for value in conditions.vector))  # times it, everything is an integer
-        best = cheapest(self._scaled(conditions, scale))
-        form = self.priced(best.tiers, conditions)
-        if form.at(conditions) * scale != best.latency_ns:
+        """The best placement and codecs; of equals, the one that keeps the most layers on earlier hosts.
+
+        Raises:
+            InfeasiblePlan: no plan within the budgets was found.
+        """
+        prices = self.aim.prices(conditions)
+        terms, scale = self._scaled(prices), prices.scale
+        best = cheapest(terms)
+        form = self._form(best.tiers, self._choices(prices))
+        if form.worth(conditions) * scale != best.latency_ns:
             raise RuntimeError(f"defect of the planner: the cut and its form differ at {conditions}")
+        if not self._exceeded(form):
+            return form
+        form, doubt = self._within_budgets(terms, prices, terms.tiers)
+        if doubt:
+            self.gap = max(self.gap, float(doubt / form.worth(conditions)))
         return form
 
     def priced(self, tiers: Sequence[int], conditions: Conditions) -> Form:
-        """That placement with the codecs that are best under the conditions.
+        """That placement with the codecs that are best under the conditions, and keep the budgets where any do.
 
         ``tiers`` must let no data flow back.
         """
+        prices = self.aim.prices(conditions)
+        form = self._form(tuple(tiers), self._choices(prices))
+        if not self._exceeded(form):
+            return form
+        try:
+            terms, fixed = self._scaled(prices), TierRanges(form.tiers, form.tiers)
+            return self._within_budgets(terms, prices, fixed)[0]
+        except InfeasiblePlan:
+            return form
+
+    def matching(self, plan: Plan) -> Form:
+        """The form of a plan for this model and these hosts; a codec that nothing speaks for gives way to the best."""
+        choices = self._choices(self.aim.prices(self.now))
+        for hop, row in enumerate(self._options):
+            for number, ways in enumerate(row):
+                named = plan.hops[hop].get(ways[0].transfer.tensor)
+                for i, way in enumerate(ways):
+                    if way.transfer.codec == named:
+                        choices[hop][number] = i
+        return self._form(plan.tiers, choices)
+
+    def plan(self, form: Form, *, mode: Mode = "exact") -> Plan:
+        """The form as a plan, priced at today's conditions."""
+        sent = {(transfer.hop, transfer.tensor): transfer for transfer in form.transfers}
+        transfers = {
+            tensor: tuple(sent.get((hop, tensor), way) for hop, way in enumerate(ways))
+            for tensor, ways in self._table.transfers.items()
+        }
+        table = replace(self._table, transfers=transfers)
+        return Plan.priced(self.graph, form.tiers, table=table, model=self.model, hosts=self.hosts, mode=mode)
+
+    def obstacles(self, form: Form) -> list[str]:
+        """What rules the form out, as clauses; empty when nothing does."""
+        found = []
+        for name, bound in self._constraints.bounds(self.graph, self.hosts):
+            if not bound.lowest <= form.tiers[self.graph.index[name]] <= bound.highest:
+                found.append(f"layer {name!r} {bound.why}")
+        return [*found, *self._exceeded(form)]
+
+    def _exceeded(self, form: Form) -> list[str]:
+        return self._limits.exceeded(form.tiers, form.traffic_bytes)
+
+    def _within_budgets(self, terms: Terms, prices: Prices, tiers: TierRanges) -> tuple[Form, Fraction]:
+        """A placement within them, and by how much it may be above the best one."""
+        scale = prices.scale
+        whole = [int(price * scale) for price in prices.units]
+        hosts, hops = len(self.hosts), len(self._options)
+        costs = [
+            [[way.cost(whole[hop], whole[hop + 1], whole[hosts + hop] * NS) for way in ways] for ways in row]
+            for hop, row in enumerate(self._options)
+        ]
+        placement, doubt = self._limits.best(terms, costs, tiers=tiers)
+        form = self._form(placement.tiers, [placement.choices[hop] for hop in range(hops)])
+        return form, Fraction(doubt, scale)
+
+    def _choices(self, prices: Prices) -> list[list[int]]:
+        """Of each hop and wire the number of the best way."""
+        hosts = len(self.hosts)
+        found = []
+        for hop, row in enumerate(self._options):
+            near, far, per_bit = prices.units[hop], prices.units[hop + 1], prices.units[hosts + hop] * NS
+            found.append([min([(way.cost(near, far, per_bit), i) for i, way in enumerate(ways)])[1] for ways in row])
+        return found
+
+    def _form(self, tiers: tuple[int, ...], choices: Sequence[Sequence[int]]) -> Form:
         hops = range(len(self._options))
         compute = [0] * len(self.hosts)
         download = [0 for _ in hops]
@@ -147,9 +198,7 @@ class FormProblem:
         for number, wire in enumerate(self._terms.layout.wires):
             source = tiers[wire.producer] if wire.producer >= 0 else 0
             for hop in range(source, max([tiers[reader] for reader in wire.readers])):
-                near, far = conditions.slowdown[hop : hop + 2]
-                per_bit = conditions.up[hop] * _NS
-                way = min(self._options[hop][number], key=lambda way: way.cost(near, far, per_bit))
+                way = self._options[hop][number][choices[hop][number]]
                 busy_ns[hop] += way.encode_ns
                 busy_ns[hop + 1] += way.decode_ns
                 up_bits[hop] += way.bits
@@ -157,30 +206,53 @@ class FormProblem:
         used = [any(tier > hop for tier in tiers) for hop in hops]
         weights = (
             *busy_ns,
-            *(bits * _NS for bits in up_bits),
-            *(bits * _NS for bits in download),
-            *(_NS if uses else 0 for uses in used),
+            *(bits * NS for bits in up_bits),
+            *(bits * NS for bits in download),
+            *(NS if uses else 0 for uses in used),
         )
         sent = tuple(transfer for row in crossing for transfer in row)
-        return Form(tuple(tiers), sent, tuple(compute), tuple(download), weights)
+        handling = self._table.handling_ns(sum(used), stays=0 in tiers) or [0] * len(compute)
+        aims = tuple(weight * factor for weight, factor in zip(weights, self.aim.factors, strict=True))
+        aims = (
+            *(aim + ns * factor for aim, ns, factor in zip(aims, handling, self.aim.handling, strict=False)),
+            *aims[len(compute) :],
+        )
+        weights = (*(ns + more for ns, more in zip(weights, handling, strict=False)), *weights[len(compute) :])
+        constant = dot(weights, self.aim.constants)
+        return Form(tiers, sent, tuple(compute), tuple(handling), tuple(download), weights, aims, constant)
 
-    def _scaled(self, conditions: Conditions, scale: int) -> Terms:
-        """The integer problem whose costs are nanoseconds times ``scale``."""
-        slowdown = [int(value * scale) for value in conditions.slowdown]
-        up, down = ([int(value * scale) * _NS for value in way] for way in (conditions.up, conditions.down))
-        times = [[ns * factor for ns, factor in zip(row, slowdown, strict=True)] for row in self._compute]
+    def _scaled(self, prices: Prices) -> Terms:
+        """What is wanted times the prices' scale, in whole numbers."""
+        scale = prices.scale
+        whole = [int(price * scale) for price in prices.units]
+        hosts, hops = len(self.hosts), len(self._options)
+        up, down, trip = (whole[hosts + i * hops : hosts + (i + 1) * hops] for i in range(3))
+        times = [[ns * factor for ns, factor in zip(row, whole[:hosts], strict=True)] for row in self._compute]
+        handling = [int(price * scale) for price in prices.handling]
+        message, stage = (
+            [ns * price for ns, price in zip(each, handling, strict=False)]
+            for each in (self._table.message_ns, self._table.stage_ns)
+        )
+        first_stage = stage[0] if stage and self.graph.layers else 0
         return replace(
             self._terms,
-            on_device=sum(row[0] for row in times),
+            on_device=sum(row[0] for row in times) + (message[0] + first_stage if message else 0),
             move=[
-                [row[hop + 1] - row[hop] + bits * per_bit for row, bits in zip(times, self._download_bits, strict=True)]
+                [
+                    row[hop + 1] - row[hop] + bits * per_bit * NS
+                    for row, bits in zip(times, self._download_bits, strict=True)
+                ]
                 for hop, per_bit in enumerate(down)
             ],
             carry=[
-                [min([way.cost(slowdown[hop], slowdown[hop + 1], per_bit) for way in ways]) for ways in row]
+                [min([way.cost(whole[hop], whole[hop + 1], per_bit * NS) for way in ways]) for ways in row]
                 for hop, (row, per_bit) in enumerate(zip(self._options, up, strict=True))
             ],
-            round_trip=[int(value * scale) * _NS for value in conditions.round_trip_s],
+            round_trip=[
+                price * NS + (message[hop] + message[hop + 1] + stage[hop + 1] if message else 0)
+                for hop, price in enumerate(trip)
+            ],
+            first_stage=first_stage,
         )
 
 
@@ -206,7 +278,3 @@ def _undominated(options: Sequence[Transfer]) -> list[_Way]:
         if not any(other.encode_ns <= way.encode_ns and other.decode_ns <= way.decode_ns for other in kept):
             kept.append(way)  # none that is smaller is as quick at both ends
     return kept
-
-
-def _links(topology: Topology) -> Iterable[tuple[Link, Link]]:
-    return zip(topology.up, topology.down, strict=True)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from splitnn.planner.forms import Conditions, Form, FormProblem, dot
+from splitnn.planner.conditions import Conditions, Form, dot
+from splitnn.planner.forms import FormProblem
 from splitnn.planner.sensitivity import Axis
 
 Point = tuple[Fraction, Fraction]
@@ -84,7 +85,8 @@ class _Surface:
 
     def _plane(self, form: Form) -> _Plane:
         first, second = self._steps
-        return _Plane(dot(form.weights, self._origin), (dot(form.weights, first), dot(form.weights, second)))
+        fixed = form.constant + dot(form.aims, self._origin)
+        return _Plane(fixed, (dot(form.aims, first), dot(form.aims, second)))
 
     def _conditions(self, point: Point) -> Conditions:
         x, y = point

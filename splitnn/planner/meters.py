@@ -30,6 +30,7 @@ class Meter:
     move: Rows  # hop, layer: for running beyond the hop
     ways: Sequence[Sequence[Sequence[int]]]  # hop, wire, codec: for crossing
     use: Sequence[int]  # hop: for using it at all
+    first_stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,9 @@ class Metering:
             layer=lambda position, tier: self._compute[position][tier],
             transfer=lambda transfer: transfer.total_ns,
             download=lambda tensor, hop: self.table.download_ns[tensor][hop],
-            use=self.table.round_trip_ns,
+            use=self.table.hop_ns,
+            request=self.table.request_ns,
+            first_stage=self.table.first_stage_ns,
         )
 
     def energy(self, prices: EnergyPrices) -> Meter:
@@ -129,14 +132,7 @@ class Metering:
 
         That is the first of them on hosts before the last one, and the last of them there.
         """
-        owner: dict[str, int] = {}
-        for position, layer in enumerate(self.graph.layers):
-            for weight in layer.weights:
-                if weight not in owner or (tier == self.hops and tier):
-                    owner[weight] = position
-        own = [0] * len(self.graph)
-        for weight, position in owner.items():
-            own[position] += self.graph.weight_bytes[weight]
+        own = weight_owners(self.graph, tier, self.hops)
         return self._meter(layer=lambda position, at: own[position] * (at == tier))
 
     def _meter(
@@ -146,7 +142,10 @@ class Metering:
         transfer: Callable[[Transfer], int] = lambda transfer: 0,
         download: Callable[[str, int], int] = lambda tensor, hop: 0,
         use: Sequence[int] = (),
+        request: int = 0,
+        first_stage: int = 0,
     ) -> Meter:
+        first_stage *= bool(len(self.graph))
         index, producer = self.graph.index, self.graph.producer
         costs = [[layer(position, tier) for tier in range(self.hops + 1)] for position in range(len(self.graph))]
         move = [[each[hop + 1] - each[hop] for each in costs] for hop in range(self.hops)]
@@ -154,14 +153,28 @@ class Metering:
             for hop in range(self.hops):
                 move[hop][index[producer[tensor]]] += download(tensor, hop)
         return Meter(
-            on_device=sum(each[0] for each in costs),
+            on_device=sum(each[0] for each in costs) + request + first_stage,
             move=move,
             ways=[[tuple([transfer(each) for each in ways]) for ways in row] for row in self.options],
             use=use or [0] * self.hops,
+            first_stage=first_stage,
         )
 
     def _size(self, tensor: str) -> int:
         return self.graph.tensors[tensor].size_bytes
+
+
+def weight_owners(graph: Graph, tier: int, hops: int) -> list[int]:
+    """Of each layer the bytes of weights that count for it on a host; those that layers share count for one of them."""
+    owner: dict[str, int] = {}
+    for position, layer in enumerate(graph.layers):
+        for weight in layer.weights:
+            if weight not in owner or (tier == hops and tier):
+                owner[weight] = position
+    own = [0] * len(graph)
+    for weight, position in owner.items():
+        own[position] += graph.weight_bytes[weight]
+    return own
 
 
 def _distinct(options: Sequence[Transfer]) -> tuple[Transfer, ...]:

@@ -60,6 +60,6 @@ def _between(solve: Callable[[Fraction], L], near: tuple[Fraction, L], far: tupl
         return [first]
     x = first.meets(last)
     middle = solve(x)
-    if middle.at(x) == first.at(x):
+    if middle.at(x) >= first.at(x):  # above it only when budgets made the oracle end early
         return [first, last]
     return [*_between(solve, near, (x, middle)), *_between(solve, (x, middle), far)[1:]]

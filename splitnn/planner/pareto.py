@@ -17,12 +17,10 @@ from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
 from splitnn.planner.choice import PricedProblem
-from splitnn.planner.constraints import Constraints
+from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
 from splitnn.planner.objective import Objective
 from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.relaxation import Placement
-
-_NO_CONSTRAINTS = Constraints()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ def pareto(
     topology: Topology,
     *,
     energy: EnergyPrices,
-    constraints: Constraints = _NO_CONSTRAINTS,
+    constraints: Constraints = NO_CONSTRAINTS,
     codecs: Codecs = ("raw",),
     mode: Mode = "exact",
 ) -> tuple[FrontPoint, ...]:

@@ -14,7 +14,7 @@ from splitnn.planner.line import Line, parse_line, print_line
 Mode = Literal["exact", "fast"]
 """exact: bit-identical to the whole model; fast: a lossy codec, or (when the caller says so) another engine."""
 
-LOSSLESS = frozenset({"raw", "zstd", "png", "entropy"})
+LOSSLESS = frozenset({"raw", "raw+fast", "zstd", "shuffle+zstd", "mask", "entropy", "png", "webp"})
 """Codecs that an exact plan may use."""
 
 MODEL_DIGITS = 12
@@ -191,6 +191,8 @@ class Plan:
                     download_s=float(cost["download_s"]),
                     round_trip_s=float(cost["round_trip_s"]),
                     downloads=tuple(Download(**download) for download in cost.get("downloads", ())),
+                    used_hops=int(cost.get("used_hops", 0)),
+                    handling_s=tuple(float(seconds) for seconds in cost.get("handling_s", ())),
                 ),
                 mode=data["mode"],
             )

@@ -15,6 +15,7 @@ from splitnn.cost.estimate import (
     nanoseconds,
     tabulate,
 )
+from splitnn.cost.expected import Shares
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
@@ -57,7 +58,8 @@ class Line:
 class RateProblem:
     """All placements of one model, priced at any bandwidth of the first hop, whose round trip is left out.
 
-    ``down_per_up`` is how many times longer a bit takes down than up; with ``None`` the way down does not change.
+    ``down_per_up`` is how many times longer a bit takes down than up; with ``None`` the way down does not change. With
+    ``shares`` every term is the mean over the samples that pay it, and layers that no exit needs are left out.
     """
 
     def __init__(
@@ -70,22 +72,30 @@ class RateProblem:
         mode: Mode,
         pins: Mapping[str, str],
         down_per_up: Fraction | None,
+        shares: Shares | None = None,
     ) -> None:
-        self._graph = graph
+        self._whole = graph
+        self._graph = graph if shares is None else shares.graph
+        self._shares = shares
+        self._samples = 1 if shares is None else shares.samples
         self._model = check_profiles(graph, profiles, topology)
         self._hosts = [host.name for host in topology.hosts]
         self._table = tabulate(graph, profiles, topology, codecs=codecs)
         self._mode: Mode = mode
         self._down_per_up = down_per_up or Fraction(0)
-        fixed = replace(self._table, round_trip_ns=(0, *self._table.round_trip_ns[1:]))
-        self._download_bits = [0] * len(graph)  # of each layer: its results' bits whose way down varies
+        table = self._table if shares is None else shares.table(self._table)
+        fixed = replace(table, round_trip_ns=(0, *table.round_trip_ns[1:]))
+        self._download_bits = [0] * len(self._graph)  # of each layer: its results' bits, of all samples, that vary
         if down_per_up is not None:
             fixed = replace(fixed, download_ns={t: (0, *costs[1:]) for t, costs in fixed.download_ns.items()})
             for tensor in fixed.download_ns:
-                self._download_bits[graph.index[graph.producer[tensor]]] += graph.tensors[tensor].size_bytes * 8
-        self._terms = terms_of(graph, fixed, tier_ranges(graph, pins, self._hosts))
-        options = codec_options(graph, 0, profiles=profiles, topology=topology, codecs=codecs)
-        self._options = [_undominated(ways) for ways in options.values()]
+                bits = graph.tensors[tensor].size_bytes * 8 * (1 if shares is None else shares.answers[tensor])
+                self._download_bits[self._graph.index[graph.producer[tensor]]] += bits
+        self._ranges = tier_ranges(graph, pins, self._hosts)
+        ranges = self._ranges if shares is None else self._ranges.of_part(graph, self._graph)
+        self._terms = terms_of(self._graph, fixed, ranges)
+        options = codec_options(self._graph, 0, profiles=profiles, topology=topology, codecs=codecs)
+        self._options = [_undominated(ways, shares) for ways in options.values()]
 
     @property
     def allows_local(self) -> bool:
@@ -98,9 +108,9 @@ class RateProblem:
 
     def solve(self, x: Fraction) -> Line:
         """The best placement and codecs at x seconds a bit."""
-        # Times x's denominator and the ratio's, everything is an integer again.
+        # Times x's denominator, the ratio's and the samples, everything is an integer again.
         ratio = self._down_per_up
-        scale = x.denominator * ratio.denominator
+        scale = x.denominator * ratio.denominator * self._samples
         per_bit = x.numerator * ratio.denominator * _NS
         per_bit_down = x.numerator * ratio.numerator * _NS
         priced = [
@@ -113,16 +123,26 @@ class RateProblem:
             raise RuntimeError(f"defect of the planner: the cut and its line differ at {x} s a bit")
         return line
 
+    def again(self, line: Line) -> Line:
+        """A line of a problem that differs in its shares only: the same placement and codecs at the prices of here."""
+        chosen = {transfer.tensor: transfer for transfer in line.choices}
+        choices = []
+        for options in self._options:
+            names = [transfer.codec for _, _, transfer in options]
+            sent = chosen.get(options[0][2].tensor)
+            choices.append(names.index(sent.codec) if sent is not None else 0)
+        return self._line(line.tiers, choices)
+
     def plan(self, line: Line, *, bandwidth_bps: float, round_trip_s: float) -> Plan:
-        """The line's plan, priced as ``estimate`` does it."""
-        return Plan.priced(
-            self._graph,
-            line.tiers,
-            table=self._table_at(line, bandwidth_bps, round_trip_s),
-            model=self._model,
-            hosts=self._hosts,
-            mode=self._mode,
-        )
+        """The line's plan, priced as ``estimate`` does it, or ``expected_cost``."""
+        table = self._table_at(line, bandwidth_bps, round_trip_s)
+        tiers = line.tiers
+        if self._shares is not None:
+            tiers = self._ranges.filled(self._whole, dict(zip(self._graph.index, line.tiers, strict=True)))
+        decided = Plan.priced(self._whole, tiers, table=table, model=self._model, hosts=self._hosts, mode=self._mode)
+        if self._shares is None:
+            return decided
+        return replace(decided, predicted=self._shares.price(dict(zip(decided.order, tiers, strict=True)), table))
 
     def _scaled(self, scale: int, per_bit_down: int, carry: Sequence[int]) -> Terms:
         terms = self._terms
@@ -132,6 +152,7 @@ class RateProblem:
         return replace(
             terms,
             on_device=terms.on_device * scale,
+            first_stage=terms.first_stage * scale,
             move=[first, *([cost * scale for cost in row] for row in terms.move[1:])],
             carry=[carry, *([cost * scale for cost in row] for row in terms.carry[1:])],
             round_trip=[cost * scale for cost in terms.round_trip],
@@ -140,6 +161,7 @@ class RateProblem:
     def _line(self, tiers: tuple[int, ...], choices: Sequence[int]) -> Line:
         terms = self._terms
         fixed_ns = terms.on_device + sum(terms.round_trip[: max(tiers, default=0)])
+        fixed_ns -= 0 if 0 in tiers else terms.first_stage
         bits, download_bits = 0, 0
         crossing = []
         for layer, tier in enumerate(tiers):
@@ -155,8 +177,8 @@ class RateProblem:
                 bits += option_bits
                 crossing.append(transfer)
             fixed_ns += sum([row[number] for row in terms.carry[max(1, source) : last]])
-        slope = (bits + download_bits * self._down_per_up) * _NS
-        return Line(fixed_ns, Fraction(slope), tiers, tuple(crossing), uses_hop=any(tiers))
+        slope = (bits + download_bits * self._down_per_up) * _NS / Fraction(self._samples)
+        return Line(fixed_ns, slope, tiers, tuple(crossing), uses_hop=any(tiers))
 
     def _table_at(self, line: Line, bandwidth_bps: float, round_trip_s: float) -> CostTable:
         """The costs at that bandwidth, with the line's codecs."""
@@ -169,7 +191,7 @@ class RateProblem:
         if self._down_per_up:
             seconds_per_bit = float(self._down_per_up) / bandwidth_bps
             download = {
-                tensor: (nanoseconds(self._graph.tensors[tensor].size_bytes * 8 * seconds_per_bit), *costs[1:])
+                tensor: (nanoseconds(self._whole.tensors[tensor].size_bytes * 8 * seconds_per_bit), *costs[1:])
                 for tensor, costs in download.items()
             }
         return replace(
@@ -180,11 +202,12 @@ class RateProblem:
         )
 
 
-def _undominated(options: Sequence[Transfer]) -> list[tuple[int, int, Transfer]]:
-    """Codecs as (nanoseconds, bits, transfer), the fewest bits first, without those that are never the quickest."""
+def _undominated(options: Sequence[Transfer], shares: Shares | None) -> list[tuple[int, int, Transfer]]:
+    """Codecs as (nanoseconds, bits of all samples, transfer), the fewest bits first, without those never quickest."""
     kept: list[tuple[int, int, Transfer]] = []
     for option in sorted(options, key=lambda o: (o.size_bytes, o.encode_s + o.decode_s, o.codec != "raw", o.codec)):
-        fixed_ns = nanoseconds(option.encode_s + option.decode_s)
+        paid = option if shares is None else shares.transfer(option)
+        fixed_ns = nanoseconds(paid.encode_s + paid.decode_s)
         if not kept or fixed_ns < kept[-1][0]:
-            kept.append((fixed_ns, option.size_bytes * 8, option))
+            kept.append((fixed_ns, option.size_bytes * 8 * (1 if shares is None else shares.hops[0]), option))
     return kept

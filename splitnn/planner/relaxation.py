@@ -16,7 +16,7 @@ from splitnn.planner.terms import Terms
 Ways = Mapping[tuple[int, int], tuple[int, ...]]
 """Hop and wire, to the codecs that are left to it; all of them where it is absent."""
 
-_BARRED = 1 << 220
+_BARRED = 1 << 800
 """What a layer on a forbidden host costs: more than anything weighed, less than what the search holds for pins."""
 
 
@@ -49,7 +49,7 @@ class Task:
     def cheapest(self, weights: Sequence[int], tiers: TierRanges, ways: Ways) -> tuple[int, Placement]:
         """The least weighted sum of meters among the placements that are left, and one that has it.
 
-        The sum is at least 2**219 when every placement has a layer where it must not run.
+        The sum is at least 2**799 when every placement has a layer where it must not run.
         """
         used = [(weight, meter) for weight, meter in zip(weights, self.meters, strict=True) if weight]
         factors = [weight for weight, _ in used]
@@ -77,13 +77,14 @@ class Task:
             carry=carry,
             round_trip=[sum(weight * meter.use[hop] for weight, meter in used) for hop in range(self.hops)],
             tiers=tiers,
+            first_stage=sum(weight * meter.first_stage for weight, meter in used),
         )
         best = cheapest(terms)
         return best.latency_ns, self.placement(best.tiers, tuple(choices))
 
     def placement(self, tiers: tuple[int, ...], choices: tuple[tuple[int, ...], ...]) -> Placement:
         """That placement with what each meter shows."""
-        amounts = [meter.on_device for meter in self.meters]
+        amounts = [meter.on_device - (0 if 0 in tiers else meter.first_stage) for meter in self.meters]
         for hop in range(self.hops):
             beyond = [layer for layer, tier in enumerate(tiers) if tier > hop]
             if not beyond:

@@ -13,7 +13,8 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Literal
 
-from splitnn.planner.forms import Conditions, Form, FormProblem, dot
+from splitnn.planner.conditions import Conditions, Form, dot
+from splitnn.planner.forms import FormProblem
 from splitnn.planner.parametric import Span, line_at, lowest_lines
 
 Kind = Literal["bandwidth", "round trip", "slowdown"]
@@ -50,7 +51,8 @@ class Axis:
 
     def line(self, form: Form) -> AxisLine:
         """What the form costs along this axis."""
-        return AxisLine(dot(form.weights, self.origin.vector), dot(form.weights, self.direction.vector), form)
+        fixed = form.constant + dot(form.aims, self.origin.vector)
+        return AxisLine(fixed, dot(form.aims, self.direction.vector), form)
 
     def shown(self, value: Fraction) -> float:
         """The parameter as people say it: bit/s, seconds, or a factor."""
@@ -59,14 +61,14 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class AxisLine:
-    """``fixed + slope * value`` nanoseconds along an axis."""
+    """``fixed + slope * value`` along an axis, in billionths of the objective's unit: nanoseconds for latency."""
 
     fixed: Fraction
     slope: Fraction
     form: Form
 
     def at(self, x: Fraction) -> Fraction:
-        """Nanoseconds where the parameter is x."""
+        """What it is worth where the parameter is x."""
         return self.fixed + self.slope * x
 
     def is_same(self, other: AxisLine) -> bool:
@@ -129,7 +131,7 @@ class Standing:
     wins: tuple[Stretch, ...]  # where no plan at all is quicker, ascending
     beats: tuple[Stretch, ...]  # where it is quicker than the plan it is weighed against
     closest: Fraction  # the place where it is least behind the best plan; the nearest to now of equals
-    behind_ns: Fraction  # and how far it is behind there; 0 when it wins anywhere
+    behind: Fraction  # and how far it is behind there, in billionths of the unit; 0 when it wins anywhere
 
     def nearest(self, stretches: Sequence[Stretch]) -> Stretch | None:
         """The stretch that takes the least change from now on; None when there is none."""
@@ -174,12 +176,12 @@ class Sensitivity:
             wins=_stretches(behind, lambda here, there: here == there == 0),
             beats=_above(ahead),
             closest=nearest,
-            behind_ns=least,
+            behind=least,
         )
 
 
 def behind_at(own: Sequence[Span[AxisLine]], best: Sequence[Span[AxisLine]], x: Fraction) -> Fraction:
-    """By how many nanoseconds one envelope lies above another at x."""
+    """How far one envelope lies above another at x."""
     return line_at(own, x).at(x) - line_at(best, x).at(x)
 
 

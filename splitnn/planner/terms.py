@@ -22,15 +22,16 @@ class Terms:
 
     The latency of a placement is ``on_device``, plus ``move[h][v]`` for each layer v beyond hop h, plus
     ``carry[h][t]`` for each wire t whose last reader, but not whose producer, lies beyond hop h, plus ``round_trip[h]``
-    when any layer does.
+    when any layer does, less ``first_stage`` when none stays on the first host.
     """
 
     layout: Layout
     on_device: int  # everything on the first host
     move: Sequence[Sequence[int]]  # hop, layer: time there instead of here, and the download of its results
     carry: Sequence[Sequence[int]]  # hop, wire
-    round_trip: Sequence[int]  # hop
+    round_trip: Sequence[int]  # hop, with the handling of its message
     tiers: TierRanges
+    first_stage: int = 0  # the part of ``on_device`` that is saved when no layer stays on the first host
 
     def crossing(self, hop: int) -> list[int]:
         """[k]: cost of carrying over the hop every wire from before position k to k or later."""
@@ -58,9 +59,10 @@ def terms_of(graph: Graph, table: CostTable, tiers: TierRanges) -> Terms:
             move[hop][index[producer[tensor]]] += cost
     return Terms(
         layout=layout,
-        on_device=sum(costs[0] for costs in compute),
+        on_device=sum(costs[0] for costs in compute) + table.request_ns + (table.first_stage_ns if compute else 0),
         move=move,
         carry=[[table.transfers[tensor][hop].total_ns for tensor in tensors] for hop in range(hops)],
-        round_trip=table.round_trip_ns,
+        round_trip=table.hop_ns,
         tiers=tiers,
+        first_stage=table.first_stage_ns if compute else 0,
     )

@@ -16,7 +16,7 @@ from splitnn.cli.sources import open_profile
 from splitnn.cost.network import Link, Topology
 from splitnn.graph.model import Model
 from splitnn.planner.min_cut import plan
-from tests.cli.two_host_files import MODEL, write_files
+from tests.cli.two_host_files import MODEL, capture_once, write_files
 
 HOSTS = ("--device", "device.json", "--cloud", "cloud.json")
 
@@ -27,6 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)
         patch.chdir(place)
+        capture_once(patch)
         yield write_files(place)
 
 

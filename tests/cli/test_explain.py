@@ -14,7 +14,7 @@ from splitnn.cost.network import Host, Link, Topology, format_rate
 from splitnn.graph.model import Model
 from splitnn.planner.min_cut import plan
 from splitnn.planner.plan import Plan
-from tests.cli.two_host_files import MODEL, write_files
+from tests.cli.two_host_files import MODEL, capture_once, write_files
 
 HOSTS = ("--device", "device.json", "--cloud", "cloud.json")
 CODECS = ("raw", "int8")
@@ -26,6 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)
         patch.chdir(place)
+        capture_once(patch)
         yield write_files(place)
 
 

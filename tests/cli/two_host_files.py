@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from pathlib import Path
+
+import pytest
 
 from splitnn.cli.sources import open_model
 from splitnn.cost.profile import CodecCost, Profile, Timing
@@ -45,6 +48,13 @@ def write_files(place: Path) -> Model:
     write_profile(place / "other.json", open_model("two_host_models:other"), host="cloud", slowdown=1.0, error=0.02)
     write_profile(place / "unsure.json", model, host="cloud", slowdown=1.0, error=None)
     return model
+
+
+def capture_once(patch: pytest.MonkeyPatch) -> None:
+    """Commands take the same model from memory: capturing is what they spend most of their time on."""
+    once = functools.cache(open_model)
+    for command in ("two_hosts", "plan"):
+        patch.setattr(f"splitnn.cli.{command}.open_model", once)
 
 
 def write_profile(path: Path, model: Model, *, host: str, slowdown: float, error: float | None) -> None:

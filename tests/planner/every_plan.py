@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from splitnn.cost.energy import EnergyPrices, energy, energy_prices
@@ -36,14 +36,10 @@ def every_plan(problem: Problem) -> Iterator[tuple[tuple[int, ...], Cost]]:
             yield tiers_of, price(graph, placement, replace(table, transfers=transfers))
 
 
-def joules(tiers: Sequence[int], cost: Cost, prices: EnergyPrices) -> float:
-    """What the device needs, by the energy model's own evaluation.
-
-    That cannot see a hop over which nothing goes, to layers that take no time; its radio is awake all the same.
-    """
+def joules(cost: Cost, prices: EnergyPrices) -> float:
+    """What the device needs, by the energy model's own evaluation."""
     received = sum(download.size_bytes for download in cost.downloads if download.hop == 0)
-    found = energy(cost, prices, downloaded_bytes=received)
-    return found.total_j + (prices.tail_j if any(tiers) and not found.tail_j else 0.0)
+    return energy(cost, prices, downloaded_bytes=received).total_j
 
 
 def random_prices(rng: random.Random, problem: Problem) -> EnergyPrices:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 
+from splitnn.planner.conditions import Form
 from splitnn.planner.doubt import chance_quicker, interval_ns, relative_deviations
-from splitnn.planner.forms import Form, FormProblem
+from splitnn.planner.forms import FormProblem
 from tests.planner.random_problems import random_problem
 
 DEVIATIONS = (0.05, 0.1)
@@ -16,7 +18,8 @@ DRAWS = 20_000
 
 
 def a_form(tiers: tuple[int, ...], device_ns: int, cloud_ns: int) -> Form:
-    return Form(tiers, (), (device_ns, cloud_ns), (0,), (device_ns, cloud_ns, 0, 0, 0))
+    weights = (device_ns, cloud_ns, 0, 0, 0)
+    return Form(tiers, (), (device_ns, cloud_ns), (0, 0), (0,), weights, tuple(map(Fraction, weights)), Fraction(0))
 
 
 def test_interval_holds_as_many_draws_as_it_says(seed: int) -> None:

@@ -175,7 +175,7 @@ def _value(tiers: Sequence[int], cost: Cost, objective: Objective, prices: Energ
     server_s += sum(t.decode_s + (t.encode_s if t.hop else 0.0) for t in cost.transfers)
     amounts: dict[Quantity, float] = {
         "latency": cost.latency_s,
-        "energy": joules(tiers, cost, prices),
+        "energy": joules(cost, prices),
         "bytes": cost.traffic_bytes,
         "cost": server_s * TARIFF.per_server_s + cost.traffic_bytes * 1e-9 * TARIFF.per_gb,
     }

@@ -23,7 +23,7 @@ def test_the_front_is_best_under_every_weight(seed: int) -> None:
         problem = random_problem(rng, layers=rng.randint(1, 5), tiers=rng.choice((2, 2, 3)), pinned=False)
         prices = random_prices(rng, problem)
         front = pareto(problem.graph, problem.profiles, problem.topology, energy=prices, codecs=CODECS)
-        points = [(cost.latency_s, joules(tiers, cost, prices)) for tiers, cost in every_plan(problem)]
+        points = [(cost.latency_s, joules(cost, prices)) for tiers, cost in every_plan(problem)]
         for _ in range(WEIGHTS):
             weight = 10 ** rng.uniform(-5, 8)  # joules for a second
             best = min(latency_s * weight + energy_j for latency_s, energy_j in points)
@@ -31,7 +31,7 @@ def test_the_front_is_best_under_every_weight(seed: int) -> None:
             assert found == pytest.approx(best, abs=1e-7), f"seed {seed}, problem {number}, {weight} J/s"
         for point in front:
             assert point.latency_s == point.plan.predicted.latency_s
-            assert joules(point.plan.tiers, point.plan.predicted, prices) == pytest.approx(point.energy_j, abs=1e-7)
+            assert joules(point.plan.predicted, prices) == pytest.approx(point.energy_j, abs=1e-7)
         for quick, slow in pairwise(front):
             assert quick.latency_s < slow.latency_s and quick.energy_j > slow.energy_j
             assert quick.from_j_per_s > slow.from_j_per_s >= 0, "a corner that is not convex"

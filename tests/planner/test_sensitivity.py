@@ -10,7 +10,9 @@ from fractions import Fraction
 import pytest
 
 from splitnn.cost.network import Host, Link, Topology
-from splitnn.planner.forms import Conditions, FormProblem
+from splitnn.planner.conditions import Conditions
+from splitnn.planner.constraints import Constraints
+from splitnn.planner.forms import FormProblem
 from splitnn.planner.hull import hull_candidates
 from splitnn.planner.min_cut import plan
 from splitnn.planner.sensitivity import Axis, Sensitivity, Standing, axes_of
@@ -21,7 +23,9 @@ NEAR = Fraction(1, 10**6)
 
 
 def form_problem(problem: Problem) -> FormProblem:
-    return FormProblem(problem.graph, problem.profiles, problem.topology, codecs=CODECS, pins=problem.pins)
+    return FormProblem(
+        problem.graph, problem.profiles, problem.topology, codecs=CODECS, constraints=Constraints(pins=problem.pins)
+    )
 
 
 def rounding_ns(problem: Problem) -> int:
@@ -80,12 +84,12 @@ def test_no_placement_is_below_the_best_of_an_axis_and_winners_are_on_it(seed: i
             for place in _places(rng, axis):
                 here = axis.conditions(place)
                 behind = forms.priced(tiers, here).at(here) - forms.solve(here).at(here)
-                assert behind >= standing.behind_ns
+                assert behind >= standing.behind
                 assert (behind == 0) or not _inside(place, standing.wins)
                 ahead = forms.priced(best.tiers, here).at(here) - forms.priced(tiers, here).at(here)
                 assert ahead >= 0 if _inside(place, standing.beats) else ahead <= 0, f"seed {seed}"
             there = axis.conditions(standing.closest)
-            assert forms.priced(tiers, there).at(there) - forms.solve(there).at(there) == standing.behind_ns
+            assert forms.priced(tiers, there).at(there) - forms.solve(there).at(there) == standing.behind
     assert never, "every placement wins somewhere: the problems are too easy"
 
 
