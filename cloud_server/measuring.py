@@ -12,7 +12,7 @@ from splitnn.cost.profile import Profile
 from splitnn.cost.profiler import profile
 from splitnn.graph.model import Model
 from splitnn.runtime.engine import Engine
-from splitnn.transport.codec import CODECS
+from splitnn.transport.codec import USUAL
 
 _log = logging.getLogger(__name__)
 HOST = "cloud"
@@ -59,4 +59,4 @@ class Measuring:
             if self._ends.is_set():
                 raise _Stopped
 
-        return profile(model, host=HOST, codecs=CODECS, threads=self._threads, progress=progress)
+        return profile(model, host=HOST, codecs=USUAL, threads=self._threads, progress=progress)

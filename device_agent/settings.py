@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from splitnn.cost.network import parse_link
 from splitnn.runtime.address import parse_address, require_loopback
-from splitnn.transport.codec import CODECS
+from splitnn.transport.codec import CODECS, USUAL
 
 
 def _about(text: str, shape: str = "") -> dict[str, Any]:
@@ -28,7 +28,8 @@ class Settings:
     listen: str = field(default="127.0.0.1:0", metadata=_about("where applications find the agent", "HOST:PORT"))
     name: str = field(default="", metadata=_about("what the model is called on both sides; the model's own by default"))
     codecs: tuple[str, ...] = field(
-        default=("raw",), metadata=_about(f"that tensors may travel in; lossy ones only if named: {', '.join(CODECS)}")
+        default=("raw",),
+        metadata=_about(f"that tensors may travel in; lossy ones only if named: {', '.join(USUAL)} ..."),
     )
     plan: str = field(default="auto", metadata=_about("auto, device, cloud, or a plan's line to stay with", "PLAN"))
     link: str = field(default="10Mbps/20ms", metadata=_about("what to believe of the link at first", "RATE/RTT"))
@@ -45,7 +46,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if unknown := [codec for codec in self.codecs if codec not in CODECS]:
-            raise ValueError(f"--codecs: no codec is called {unknown[0]!r}; there are {', '.join(CODECS)}")
+            raise ValueError(f"--codecs: no codec is called {unknown[0]!r}; there are {', '.join(USUAL)} ...")
         if not self.codecs:
             raise ValueError("--codecs names at least one codec, such as raw")
         if not (math.isfinite(self.slowdown) and self.slowdown >= 1):

@@ -2,11 +2,30 @@
 
 A payload never says how large it will become: shape, dtype and strides come from outside, already bounded by the
 caller, and a payload that does not fit them exactly is refused before memory is allocated for it.
+
+Names are a form, and behind ``+`` what its bytes go through:
+
+raw               the tensor's memory, lossless; ``shuffle`` the same, byte by byte of all elements
+mask              which elements are not zero, and these, lossless
+entropy           int8 and uint8 under a range coder, lossless
+fp16, bf16        halves
+int8              256 steps from minimum to maximum of each channel
+int6 4 3 2        so many bits, a clipping range (least squared error) for each channel of each sample; then:
+  t                 one range for the sample
+  r, p              the range from minimum to maximum, or all but the outermost 0.1 % each way
+even8 6 5 4 ...   one step for all channels of a sample, so many to a root mean square, under a range coder: of lossy
+                  forms the one with the fewest bytes for the same error
+png, webp         an image (N, H, W, 3), lossless; ``jpeg90`` (``jpeg98f``: with full colours), ``webp90`` lossy
+
++zstd, +fast      zstd, level 1 or -5
++mask             of halves, those other than zero
++entropy          of ``int`` forms up to 6 bits: symbols under a range coder in place of packed ones
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
@@ -14,10 +33,13 @@ import torch
 
 from splitnn.graph.graph import TensorSpec
 from splitnn.transport.entropy import Entropy
+from splitnn.transport.evenstep import EvenStep
 from splitnn.transport.image import ImageCodec
 from splitnn.transport.layout import Payload
-from splitnn.transport.quantize import Fp16, Int8
+from splitnn.transport.lowbit import Clip, LowBit, Rows
+from splitnn.transport.quantize import Bf16, Fp16, Int8
 from splitnn.transport.raw import Raw, Zstd
+from splitnn.transport.sparse import Mask, Masked16, Shuffled
 
 
 class Codec(Protocol):
@@ -63,25 +85,49 @@ class Codec(Protocol):
         ...
 
 
-CODECS: Mapping[str, Codec] = MappingProxyType(
+def _forms() -> Iterator[Codec]:
+    yield from (Raw(), Zstd("zstd", Raw()), Zstd("raw+fast", Raw(), level=-5), Zstd("shuffle+zstd", Shuffled()))
+    yield from (Mask(), Entropy())
+    for half in (Fp16(), Bf16()):
+        yield from (half, Zstd(f"{half.name}+zstd", half))
+    yield Masked16(Fp16())
+    yield from (Int8(), Zstd("int8+zstd", Int8()))
+    for bits in (6, 4, 3, 2):
+        yield from _low_bits(bits)
+    for fineness in (8, 6, 5, 4, 3, 2.5, 2, 1.5, 1.2, 1, 0.8):
+        yield EvenStep(f"even{fineness}", fineness)
+    yield from (ImageCodec("png", "PNG"), ImageCodec("webp", "WEBP"))
+    for quality in (95, 90, 75, 50):
+        yield ImageCodec(f"jpeg{quality}", "JPEG", quality=quality)
+    for quality in (98, 95, 90):
+        yield ImageCodec(f"jpeg{quality}f", "JPEG", quality=quality, chroma="full")
+    for quality in (98, 95, 90, 75, 50):
+        yield ImageCodec(f"webp{quality}", "WEBP", quality=quality)
+
+
+def _low_bits(bits: int) -> Iterator[Codec]:
+    clips: tuple[tuple[str, Clip], ...] = (("", "mse"), ("r", "range"), ("p", "percentile"))
+    for (per, rows), (letter, clip) in itertools.product(_ROWS, clips):
+        name = f"int{bits}{per}{letter}"
+        packed = LowBit(name, bits, clip, rows)
+        yield from (packed, Zstd(f"{name}+zstd", packed))
+        yield LowBit(f"{name}+entropy", bits, clip, rows, "coded")
+
+
+_ROWS: tuple[tuple[str, Rows], ...] = (("", "channel"), ("t", "sample"))
+
+CODECS: Mapping[str, Codec] = MappingProxyType({each.name: each for each in _forms()})
+"""Every codec by its name on the wire."""
+
+USUAL: Mapping[str, Codec] = MappingProxyType(
     {
-        each.name: each
-        for each in (
-            Raw(),
-            Zstd("zstd", Raw()),
-            Entropy(),
-            Fp16(),
-            Zstd("fp16+zstd", Fp16()),
-            Int8(),
-            Zstd("int8+zstd", Int8()),
-            ImageCodec("png", "PNG"),
-            ImageCodec("jpeg95", "JPEG", quality=95),
-            ImageCodec("jpeg90", "JPEG", quality=90),
-            ImageCodec("jpeg75", "JPEG", quality=75),
+        name: CODECS[name]
+        for name in (
+            "raw", "zstd", "entropy", "fp16", "fp16+zstd", "int8", "int8+zstd", "png", "jpeg95", "jpeg90", "jpeg75"
         )
     }
-)
-"""Every codec by its name on the wire."""
+)  # fmt: skip
+"""Those that a profile measures unless others are named: each takes its time on every tensor of a model."""
 
 
 def codec(name: str) -> Codec:
@@ -91,5 +137,6 @@ def codec(name: str) -> Codec:
         ValueError: there is none.
     """
     if name not in CODECS:
-        raise ValueError(f"no codec is called {name!r}; there are {', '.join(CODECS)}")
+        others = "and those that splitnn.transport.codec describes"
+        raise ValueError(f"no codec is called {name!r}; there are {', '.join(USUAL)}, {others}")
     return CODECS[name]

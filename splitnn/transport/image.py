@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,16 +20,17 @@ _MAX_SIDE = 16384
 
 @dataclass(frozen=True, slots=True)
 class ImageCodec:
-    """Every image of the batch as one PNG or JPEG file, each after its length (uint32, little-endian)."""
+    """Every image of the batch as one PNG, JPEG or WebP file, each after its length (uint32, little-endian)."""
 
     name: str
-    format: Literal["PNG", "JPEG"]
-    quality: int = 0  # of JPEG, 1 to 100
+    format: Literal["PNG", "JPEG", "WEBP"]
+    quality: int = 0  # 1 to 100; 0 is lossless
+    chroma: Literal["half", "full"] = "half"  # resolution of a JPEG's colours
     size_is_exact: bool = False
 
     @property
     def lossless(self) -> bool:
-        return self.format == "PNG"
+        return self.quality == 0
 
     def accepts(self, spec: TensorSpec) -> bool:
         return spec.dtype == "uint8" and _is_image(spec.shape)
@@ -40,7 +41,9 @@ class ImageCodec:
         if self.format == "PNG":
             plain = height * (3 * width + 1)
             return count * (plain + plain // 256 + 1024)
-        # Standard Huffman tables, 4:2:0, whole 16x16 blocks: noise stays below 4 bytes a pixel.
+        if self.lossless:  # WebP: symbols of at most 15 bits, four a pixel, and their codes
+            return count * (8 * height * width + 4096)
+        # Standard Huffman tables, whole 16x16 blocks: noise stays below 4 bytes a pixel at half the colours.
         return count * (6 * (height + 15) * (width + 15) + 2048)
 
     def encode(self, tensor: torch.Tensor) -> Payload:
@@ -52,12 +55,18 @@ class ImageCodec:
         parts: list[bytes] = []
         for image in tensor.detach().cpu().contiguous():  # (H, W, 3)
             file = io.BytesIO()
-            if self.format == "PNG":
-                Image.fromarray(image.numpy()).save(file, "PNG", compress_level=6)
-            else:
-                Image.fromarray(image.numpy()).save(file, "JPEG", quality=self.quality)
+            Image.fromarray(image.numpy()).save(file, self.format, **self._options())
             parts += (_LENGTH.pack(file.tell()), file.getvalue())
         return b"".join(parts)
+
+    def _options(self) -> dict[str, Any]:
+        match self.format:
+            case "PNG":
+                return {"compress_level": 6}
+            case "JPEG":
+                return {"quality": self.quality, "subsampling": "4:4:4" if self.chroma == "full" else "4:2:0"}
+            case "WEBP":
+                return {"lossless": True} if self.lossless else {"quality": self.quality}
 
     def decode(
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()

@@ -52,6 +52,39 @@ class Fp16:
 
 
 @dataclass(frozen=True, slots=True)
+class Bf16:
+    """The upper half of a float32: relative error at most 2**-8, and float32's range."""
+
+    name: str = "bf16"
+    lossless: bool = False
+    size_is_exact: bool = True
+
+    def accepts(self, spec: TensorSpec) -> bool:
+        return spec.dtype in ("float32", "float64")
+
+    def encoded_bytes(self, spec: TensorSpec) -> int:
+        return 2 * math.prod(spec.shape)
+
+    def payload_bytes(self, layout: Layout, dtype: str) -> int:
+        return 2 * math.prod(layout.compact_shape)
+
+    def encode(self, tensor: torch.Tensor) -> Payload:
+        _check_dtype(self.name, name_of(tensor.dtype), ("float32", "float64"))
+        half = Layout.of(tensor).compact(tensor).bfloat16()
+        if half.numel() and not bool(torch.stack(torch.aminmax(half)).isfinite().all()):
+            raise CodecError("bf16 holds finite values up to 3.3e38 only; use raw or zstd")
+        return bytes_of(half)
+
+    def decode(
+        self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
+    ) -> torch.Tensor:
+        _check_dtype(self.name, dtype, ("float32", "float64"))
+        layout = Layout(shape, strides)
+        half = tensor_over(payload, layout.compact_shape, torch.bfloat16)
+        return layout.rebuild(half.to(dtype_named(dtype)))
+
+
+@dataclass(frozen=True, slots=True)
 class Int8:
     """Eight bits: 255 equal steps from minimum to maximum of each channel (dimension 1), or of all where short.
 

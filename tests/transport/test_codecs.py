@@ -14,11 +14,15 @@ import zstandard
 from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
 from splitnn.planner import plan
-from splitnn.transport.codec import CODECS, codec
+from splitnn.transport.codec import CODECS, USUAL, codec
 from splitnn.transport.layout import Layout, name_of
 
-LOSSLESS = ("raw", "zstd")
-LOSSY = ("fp16", "int8", "fp16+zstd", "int8+zstd")
+LOSSLESS = ("raw", "zstd", "raw+fast", "shuffle+zstd")
+LOW_BITS = ("int6", "int4", "int3+zstd", "int2+entropy", "int4t", "int4r", "int3tp+entropy", "even4", "even0.8")
+LOSSY = ("fp16", "int8", "fp16+zstd", "int8+zstd", "bf16", "bf16+zstd", "fp16+mask", *LOW_BITS)
+IMAGES = ("webp", "webp90", "webp50", "jpeg50", "jpeg98f")
+FORMS = (*USUAL, "raw+fast", "shuffle+zstd", "mask", "bf16", "bf16+zstd", "fp16+mask", *LOW_BITS, *IMAGES)
+"""At least one of every kind."""
 DTYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
     torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
@@ -167,7 +171,7 @@ def test_int8_keeps_constant_channels_and_exact_zeros_of_a_relu() -> None:
     assert bool((result[0, 3] == 2.5).all())
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", FORMS)
 def test_predicted_size_is_exact_or_an_upper_bound(name: str) -> None:
     each = codec(name)
     noise = torch.randint(0, 256, (2, 17, 33, 3), dtype=torch.uint8)
@@ -182,7 +186,7 @@ def test_predicted_size_is_exact_or_an_upper_bound(name: str) -> None:
     assert tried
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", FORMS)
 def test_truncated_or_longer_payloads_are_refused(name: str) -> None:
     tensor = a_tensor_for(name)
     payload = bytes(codec(name).encode(tensor))
@@ -192,7 +196,7 @@ def test_truncated_or_longer_payloads_are_refused(name: str) -> None:
             codec(name).decode(broken, tuple(tensor.shape), name_of(tensor.dtype))
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", FORMS)
 def test_random_bytes_never_raise_anything_but_codec_errors(name: str) -> None:
     seed = random.randrange(2**31)
     print(f"seed {seed}")
@@ -234,12 +238,94 @@ def test_a_bool_tensor_of_other_bytes_is_refused() -> None:
         codec("raw").decode(b"\0\1\2", (3,), "bool")
 
 
+def rows_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double().flatten(2)  # (samples, channels, elements)
+
+
+@pytest.mark.parametrize("fineness", [8, 2, 0.8])
+def test_even_steps_are_at_most_half_a_step_off(fineness: float) -> None:
+    seed = random.randrange(2**31)
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    for scale in (1e-20, 1e-3, 1.0, 1e15):
+        tensor = torch.randn(3, 6, 9, 11) * torch.rand(3, 6, 1, 1) * scale
+        tensor[1] += 100 * scale  # what is far from zero has a coarser step
+        result = there_and_back(f"even{fineness}", tensor)
+        deviation = rows_of(tensor).var(2, correction=0).mean(1).sqrt()
+        step = torch.maximum(deviation / fineness, rows_of(tensor).abs().amax((1, 2)) / 127) * (1 + 1 / 128)
+        error = rows_of(result - tensor).abs().amax((1, 2))
+        assert bool((error <= step / 2 * 1.0001).all())
+
+
+@pytest.mark.parametrize("bits", [6, 4, 3, 2])
+def test_low_bits_over_the_whole_range_are_within_their_bound(bits: int) -> None:
+    seed = random.randrange(2**31)
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    for offset in (0.0, 3.0, -100.0):
+        tensor = torch.randn(2, 7, 8, 5) * 10 * torch.rand(2, 7, 1, 1) + offset
+        for name in (f"int{bits}r", f"int{bits}r+entropy"):
+            rows = rows_of(tensor)
+            limit = torch.maximum((rows.amax(2) - rows.amin(2)) / (2**bits - 1) * 0.82, rows.abs().amax(2) / 60)
+            assert bool((rows_of(there_and_back(name, tensor) - tensor).abs().amax(2) <= limit).all())
+
+
+@pytest.mark.parametrize("bits", [4, 3, 2])
+def test_clipping_by_squared_error_beats_the_whole_range_where_tails_are_long(bits: int) -> None:
+    torch.manual_seed(bits)
+    tensor = torch.distributions.Laplace(0.0, 1.0).sample((2, 16, 20, 20))
+    error = {clip: (there_and_back(f"int{bits}{clip}", tensor) - tensor).square().mean() for clip in ("", "r", "p")}
+    assert error[""] < 0.8 * error["r"]
+    assert error[""] <= error["p"]
+
+
+@pytest.mark.parametrize("name", LOW_BITS)
+def test_samples_of_a_batch_decode_to_what_they_decode_to_alone(name: str) -> None:
+    torch.manual_seed(1)
+    tensor = torch.randn(4, 6, 7, 5) * torch.tensor([1.0, 100.0, 0.01, 3.0])[:, None, None, None]
+    alone = torch.cat([there_and_back(name, tensor[n : n + 1]) for n in range(4)])
+    assert torch.equal(there_and_back(name, tensor), alone)
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_lossy_codecs_take_any_layout_and_floating_dtype(name: str) -> None:
+    seed = random.randrange(2**31)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for _ in range(60):
+        tensor = random_tensor(chance, chance.choice(DTYPES[:4]))
+        if codec(name).accepts(spec_of(tensor)):
+            result = there_and_back(name, tensor)
+            assert (result.shape, result.dtype) == (tensor.shape, tensor.dtype)
+            assert result.stride() == tensor.stride() or tensor.numel() == 0
+            if tensor.numel():
+                spread = float(tensor.double().max() - tensor.double().min())
+                most = float(tensor.double().abs().max())
+                assert float((result.double() - tensor.double()).abs().max()) <= max(spread, most / 40) + 1e-9
+
+
+def test_a_masked_tensor_is_as_long_as_its_nonzero_elements_and_a_bit_each() -> None:
+    tensor = torch.randn(1, 8, 16, 16).relu()
+    some = int((tensor != 0).sum())
+    assert len(codec("mask").encode(tensor)) == 4 * some + tensor.numel() // 8
+    assert bits(there_and_back("mask", tensor)) == bits(tensor)
+    odd = torch.tensor([0.0, -0.0, math.nan, math.inf, 1e-45])
+    assert bits(there_and_back("mask", odd)) == bits(odd)
+    assert torch.equal(there_and_back("fp16+mask", tensor), tensor.half().float())
+
+
+def test_bf16_equals_rounding_to_it() -> None:
+    tensor = torch.randn(2, 3, 5, 7).transpose(1, 3) * 1e20
+    assert torch.equal(there_and_back("bf16", tensor), tensor.bfloat16().float())
+
+
 def test_png_is_lossless_and_jpeg_is_near() -> None:
     rows = torch.arange(64, dtype=torch.uint8)
     image = torch.stack([rows[:, None].expand(64, 48), rows[:48].expand(64, 48), torch.full((64, 48), 90)], 2)
     batch = torch.stack([image, image.flip(0)]).to(torch.uint8)  # (2, 64, 48, 3)
     assert torch.equal(there_and_back("png", batch), batch)
-    for name in ("jpeg95", "jpeg90", "jpeg75"):
+    assert torch.equal(there_and_back("webp", batch), batch)
+    for name in ("jpeg95", "jpeg90", "jpeg75", "webp90"):
         assert (there_and_back(name, batch).int() - batch.int()).abs().float().mean() < 4
     planes = batch.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     assert there_and_back("png", planes).stride() == planes.stride()
