@@ -170,6 +170,11 @@ class Exits:
             data=self.data,
         )
 
+    def at_worst(self) -> Exits:
+        """As if no exit but the last were ever sure: what a request costs at most."""
+        flags = tuple(each is self.exits[-1] for each in self.exits)
+        return replace(self, tallies=(Tally(flags, flags, 1),))
+
     def check_fits(self, graph: Graph) -> None:
         """Raises ValueError when an exit is no output of the graph that could be logits."""
         for each in self.exits:

@@ -48,15 +48,16 @@ def plan_exits(
     model = check_profiles(graph, profiles, topology)
     table = tabulate(graph, profiles, topology, codecs=codecs)
     best: tuple[Decision, Shares, TierRanges] | None = None
-    for decided_on, ranges in exit_ranges(graph, exits, hosts, pins or {}):
+    for decided_on, pinned in exit_pins(graph, exits, hosts, pins or {}):
+        ranges = tier_ranges(graph, pinned, hosts)
         shares = Shares.of(graph, exits, decided_on, hosts=len(hosts))
-        found = cheapest(terms_of(shares.graph, shares.table(table), part_of(ranges, graph, shares.graph)))
+        found = cheapest(terms_of(shares.graph, shares.table(table), ranges.of_part(graph, shares.graph)))
         if best is None or found.latency_ns < best[0].latency_ns:
             best = found, shares, ranges
     if best is None:
         raise InfeasiblePlan("the pins leave no host on which each exit could be decided after the one before it")
     found, shares, ranges = best
-    tiers = whole_placement(graph, dict(zip(shares.graph.index, found.tiers, strict=True)), ranges)
+    tiers = ranges.filled(graph, dict(zip(shares.graph.index, found.tiers, strict=True)))
     decided = Plan.priced(graph, tiers, table=table, model=model, hosts=hosts, mode=mode)
     cost = shares.price(dict(zip(graph.index, tiers, strict=True)), table)
     if cost.latency_ns != found.latency_ns:
@@ -67,10 +68,10 @@ def plan_exits(
     return replace(decided, predicted=cost)
 
 
-def exit_ranges(
+def exit_pins(
     graph: Graph, exits: Exits, hosts: Sequence[str], pins: Mapping[str, str]
-) -> Iterator[tuple[tuple[int, ...], TierRanges]]:
-    """Every way to give the exits to hosts in order that the pins allow, with what it leaves open to each layer.
+) -> Iterator[tuple[tuple[int, ...], dict[str, str]]]:
+    """Every way to give the exits to hosts in order that the pins allow: of each exit its host, and all pins together.
 
     Raises:
         InfeasiblePlan: the pins contradict each other.
@@ -83,23 +84,9 @@ def exit_ranges(
         wanted = {(layer, hosts[tier]) for layer, tier in zip(logits, decided_on, strict=True)}
         if len(dict(wanted)) < len(wanted) or any(pins.get(layer, host) != host for layer, host in wanted):
             continue
+        pinned = {**pins, **dict(wanted)}
         try:
-            ranges = tier_ranges(graph, {**pins, **dict(wanted)}, hosts)
+            tier_ranges(graph, pinned, hosts)
         except InfeasiblePlan:
             continue
-        yield decided_on, ranges
-
-
-def part_of(ranges: TierRanges, graph: Graph, part: Graph) -> TierRanges:
-    """The ranges of a part of the graph's layers."""
-    positions = [graph.index[layer.name] for layer in part.layers]
-    return TierRanges([ranges.lowest[at] for at in positions], [ranges.highest[at] for at in positions])
-
-
-def whole_placement(graph: Graph, placed: Mapping[str, int], ranges: TierRanges) -> tuple[int, ...]:
-    """A tier for every layer: those not placed, which nothing waits for, go as near to the device as allowed."""
-    found: dict[str, int] = {}
-    for layer, lowest in zip(graph.layers, ranges.lowest, strict=True):
-        sources = [found[graph.producer[tensor]] for tensor in layer.inputs if tensor in graph.producer]
-        found[layer.name] = placed.get(layer.name, max([lowest, *sources]))
-    return tuple(found.values())
+        yield decided_on, pinned

@@ -22,6 +22,19 @@ class TierRanges:
         last_kept = next((i for i in range(len(self.highest) - 1, -1, -1) if self.highest[i] <= hop), -1)
         return range(last_kept + 1, first_moved + 1)
 
+    def of_part(self, graph: Graph, part: Graph) -> TierRanges:
+        """The ranges of a part of the graph's layers."""
+        positions = [graph.index[layer.name] for layer in part.layers]
+        return TierRanges([self.lowest[at] for at in positions], [self.highest[at] for at in positions])
+
+    def filled(self, graph: Graph, placed: Mapping[str, int]) -> tuple[int, ...]:
+        """A tier for every layer: those not placed, which nothing waits for, go as near to the device as may be."""
+        found: dict[str, int] = {}
+        for layer, lowest in zip(graph.layers, self.lowest, strict=True):
+            sources = [found[graph.producer[tensor]] for tensor in layer.inputs if tensor in graph.producer]
+            found[layer.name] = placed.get(layer.name, max([lowest, *sources]))
+        return tuple(found.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:

@@ -123,6 +123,10 @@ class RateProblem:
             raise RuntimeError(f"defect of the planner: the cut and its line differ at {x} s a bit")
         return line
 
+    def expected_ns(self, hop_ns: int) -> int:
+        """The mean over all samples of what each that crosses the first hop pays."""
+        return hop_ns if self._shares is None else self._shares.expected(hop_ns, self._shares.hops[0])
+
     def again(self, line: Line) -> Line:
         """A line of a problem that differs in its shares only: the same placement and codecs at the prices of here."""
         chosen = {transfer.tensor: transfer for transfer in line.choices}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from splitnn.cost.estimate import CostTable
-from splitnn.graph.exits import Exit, Exits
+from splitnn.graph.exits import Exit, Exits, part_used
 from splitnn.graph.graph import Graph, TensorSpec
 from splitnn.graph.segments import segments
 from tests.planner.random_problems import Problem, random_problem
@@ -49,7 +49,10 @@ def simulated_ns(graph: Graph, placement: Sequence[int], table: CostTable, exits
 
 
 def _one_sample_ns(graph: Graph, placement: Sequence[int], table: CostTable, exits: Exits, leaves: int) -> int:
-    spent, decided = 0, 0
+    ends, stages = (table.message_ns or (0,) * 9), (table.stage_ns or (0,) * 9)
+    needed = {layer.name for layer in part_used(graph, exits).layers}
+    stays = any(at == 0 and layer.name in needed for layer, at in zip(graph.layers, placement, strict=True))
+    spent, decided = ends[0] + stays * stages[0], 0
     held = tuple(graph.inputs)
     for tier in range(len(table.round_trip_ns) + 1):
         own = {layer.name for layer, at in zip(graph.layers, placement, strict=True) if at == tier}
@@ -61,6 +64,7 @@ def _one_sample_ns(graph: Graph, placement: Sequence[int], table: CostTable, exi
                     assert step.exit == exits.exits[leaves]
                     return spent + sum(table.download_ns[step.exit.output][:tier])
                 decided += 1
+        spent += ends[tier] + ends[tier + 1] + stages[tier + 1]
         spent += table.round_trip_ns[tier] + sum(table.transfers[tensor][tier].total_ns for tensor in todo.frontier)
         held = todo.frontier
     raise AssertionError("no host decided the last exit")
