@@ -11,15 +11,19 @@ import torch
 from splitnn.errors import InvalidInput
 from splitnn.graph.exits import Exit, Exits
 from splitnn.graph.graph import Graph
+from splitnn.graph.model import Model
 from splitnn.graph.segments import Segments, segments
+from splitnn.planner.plan import Plan
 from splitnn.runtime.exits import Passage, judged, lightened
-from splitnn.runtime.stage import Stage
+from splitnn.runtime.stage import Stage, stage
 from splitnn.runtime.stages import Stages, run_request
 
 _KEPT = 128
 
 Compile = Callable[[Collection[str], Collection[str]], Stage]
 """The stage that turns the tensors of the first collection into those of the second."""
+GoesOn = Callable[["Leg", Passage], bool]
+"""Whether there is time for a leg, for a request that stands there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,19 @@ def legs(found: Segments, compile: Compile) -> tuple[Leg, ...]:
     return tuple(reversed(made))
 
 
-def passing(way: Iterable[Leg], passage: Passage, *, graph: Graph, host: str) -> Iterator[Passage]:
-    """Run the legs one by one, and say after each where the request stands. Ends when every sample is answered.
+def passing(
+    way: Iterable[Leg], passage: Passage, *, graph: Graph, host: str, goes_on: GoesOn | None = None
+) -> Iterator[Passage]:
+    """Run the legs one by one, and say after each where the request stands.
+
+    Ends when every sample is answered, or before a leg that ``goes_on`` refuses.
 
     Raises:
         InvalidInput: an operator fails on the values.
     """
     for leg in way:
+        if goes_on is not None and not goes_on(leg, passage):
+            return
         there = {**passage.tensors, **run_request(leg.part, passage.tensors)}
         passage = replace(passage, tensors={name: there[name] for name in leg.kept})
         if leg.exit is not None:
@@ -57,6 +67,37 @@ def passing(way: Iterable[Leg], passage: Passage, *, graph: Graph, host: str) ->
         yield passage
         if passage.is_over:
             return
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one host of a plan does with a request."""
+
+    legs: tuple[Leg, ...]
+    frontier: tuple[str, ...]  # tensors for the next host; () when all ends here
+    exits: tuple[Exit, ...]  # that answer here
+
+
+def parts(model: Model, plan: Plan, exits: Exits) -> tuple[Part, ...]:
+    """One part for each host of the plan. An exit answers where its logits are made.
+
+    An exit further from the device than a deeper one is not used: its answer would come too late.
+    """
+    tiers = dict(zip(plan.order, plan.tiers, strict=True))
+    at = [tiers[model.graph.producer[each.output]] for each in exits.exits]
+    exits = exits.only(*(each.name for i, each in enumerate(exits.exits) if at[i] == min(at[i:])))
+    found: list[Part] = []
+    given, first = tuple(model.graph.inputs), 0
+    for host, layers in zip(plan.hosts, plan.layers, strict=True):
+        if first == len(exits.exits):
+            found.append(Part((), (), ()))
+            continue
+        own = segments(model.graph, exits, given, layers=layers, first=first)
+        decided = tuple(step.exit for step in own.steps if step.exit is not None)
+        way = legs(own, lambda given, wanted, host=host: stage(model, given, wanted, host=host))  # type: ignore[misc]
+        found.append(Part(way, own.frontier, decided))
+        given, first = own.frontier, first + len(decided)
+    return tuple(found)
 
 
 class Ways:

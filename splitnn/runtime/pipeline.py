@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import torch
+from dataclasses import replace
 
 from splitnn.errors import CodecError, InvalidInput
+from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model, Value
 from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.engine import Engine
 from splitnn.runtime.inputs import admit, samples_of
+from splitnn.runtime.past_exits import PastExits, Predict
+from splitnn.runtime.progress import Progress as Progress
 from splitnn.runtime.stage import Stage, split
 from splitnn.runtime.stages import run_request
-from splitnn.transport.base import Answer, Clock, Request, Transport
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A request on its way: what is known so far, and what it took. Any host's part can follow from here.
-
-    ``tensors`` holds the inputs and everything that was made and is still needed, so that the rest can be computed
-    on any host, this one included.
-    """
-
-    tensors: Mapping[str, Value]
-    deadline_s: float  # an instant of the pipeline's clock
-    request_id: str = ""
-    hosts_done: int = 0
-    stage_s: tuple[float, ...] = ()  # of every stage that ran here
-    queue_s: float = 0.0  # waited for this host's engine
-    answers: tuple[Answer, ...] = ()  # of every far host that had a part
+from splitnn.transport.base import Clock, Parameter, Request, Transport
 
 
 class Pipeline:
@@ -45,6 +29,11 @@ class Pipeline:
     takes longer than predicted: each later hop's tensors pass this host's links too. All stages are compiled here too,
     so that a request can be finished without the others.
     The transports and a given engine stay their owner's; ``close`` ends an engine of the pipeline's own.
+
+    With ``exits`` a request is over as soon as one of them is sure: here after each exit whose logits are made here,
+    at the last host by its own account. The one output is then the last exit's, whichever answered. Where the way to
+    the next exit would take longer than the deadline allows, by ``predict`` or in fact, what the exits before it have
+    said is the answer (SPINN), and ``Progress.is_short``.
     """
 
     def __init__(
@@ -54,6 +43,8 @@ class Pipeline:
         transports: Sequence[Transport] = (),
         *,
         name: str = "model",
+        exits: Exits | None = None,
+        predict: Predict = lambda layers: 0.0,
         engine: Engine | None = None,
         instrument: Instrument | None = None,
         clock: Clock = time.monotonic,
@@ -70,6 +61,8 @@ class Pipeline:
         self.stages = split(model, plan)
         self._graph = model.graph
         self._digest = model.digest
+        # The last host answers with what it is asked for, unless it is told to use its exits.
+        self._parameters: dict[str, Parameter] = {} if model.exits is None else {"exits": "none"}
         self._outputs = tuple(dict.fromkeys(model.graph.outputs))
         self._inputs = tuple(model.graph.inputs)
         self._transports = tuple(transports)
@@ -78,6 +71,9 @@ class Pipeline:
         self._engine = engine or self._own_engine or Engine()
         self._instrument = instrument or Instrument()
         self._clock = clock
+        self._past: PastExits | None = None
+        if exits is not None:
+            self._past = PastExits(model, plan, exits, engine=self._engine, predict=predict, clock=clock)
 
     async def run(self, inputs: Mapping[str, Value], *, timeout_s: float = 30.0) -> dict[str, Value]:
         """The model's outputs by name, for inputs by name (``Model.name_inputs`` names them).
@@ -101,7 +97,8 @@ class Pipeline:
         """
         if set(inputs) != set(self._inputs):
             raise ValueError(f"the model's inputs are {list(self._inputs)}, not {sorted(inputs)}")
-        return await self._run_here(Progress(dict(inputs), deadline_s, request_id))
+        progress = Progress(dict(inputs), deadline_s, request_id)
+        return await self._run_here(self._past.begin(progress) if self._past else progress)
 
     async def advance(self, progress: Progress, *, until_s: float | None = None) -> Progress:
         """Let the next host do its part, until ``until_s`` at the latest (an instant; the deadline by default).
@@ -110,35 +107,55 @@ class Pipeline:
             RequestError, TransportError, CodecError: the host did not, or answered with other tensors than it was asked
                 for; ``progress`` is as good as before.
         """
-        part = self.stages[progress.hosts_done]
-        if not part.layers:
+        if not self._has_part(progress.hosts_done):
             return replace(progress, hosts_done=progress.hosts_done + 1)
-        hop = progress.hosts_done - 1
+        part, hop = self.stages[progress.hosts_done], progress.hosts_done - 1
+        if self._past:
+            sent, (wanted, parameters) = self._past.sends(progress), self._past.wants(progress)
+        else:
+            sent = {tensor: progress.tensors[tensor] for tensor in part.inputs}
+            wanted, parameters = part.outputs, self._parameters
         request = Request(
             model=self._name,
-            tensors={tensor: progress.tensors[tensor] for tensor in part.inputs},
+            tensors=sent,
             deadline_s=progress.deadline_s if until_s is None else min(until_s, progress.deadline_s),
             digest=self._digest,
             request_id=progress.request_id,
-            codecs={tensor: self.plan.hops[hop].get(tensor, "raw") for tensor in part.inputs},
-            wanted=part.outputs,
+            codecs={tensor: self.plan.hops[hop].get(tensor, "raw") for tensor in sent},
+            wanted=wanted,
+            parameters=parameters,
         )
         answer = await self._transports[hop].infer(request)
-        made = self._checked(part, request.tensors, answer.tensors)
+        made = self._checked(part.host, request, answer.tensors)
+        if self._past:
+            return self._past.heard(progress, answer, made)
         return self._after(replace(progress, answers=(*progress.answers, answer)), made)
 
     async def finish_here(self, progress: Progress) -> Progress:
         """Run the stages of all hosts that have not done their part on this host, from the tensors that are here.
 
         Raises:
-            TransportError: this host's engine is overloaded, or cannot run them before the deadline.
+            TransportError: this host's engine is overloaded, or cannot run them before the deadline, and no exit has
+                said anything.
         """
         while progress.hosts_done < len(self.stages):
             progress = await self._run_here(progress)
         return progress
 
+    def settle(self, progress: Progress) -> Progress:
+        """The request as the exits have left it, whether they were sure or not.
+
+        Raises:
+            ValueError: no exit has said anything.
+        """
+        if self._past is None:
+            raise ValueError("this pipeline has no exits")
+        return self._past.settled(progress)
+
     def outputs(self, progress: Progress) -> dict[str, Value]:
-        """The model's outputs, once every host is done."""
+        """The model's outputs, once every host is done; with exits the last one's, which all answer under."""
+        if self._past:
+            return self._past.outputs(progress)
         return {name: progress.tensors[name] for name in self._outputs}
 
     def close(self) -> None:
@@ -146,36 +163,38 @@ class Pipeline:
         if self._own_engine is not None:
             self._own_engine.close()
 
+    def _has_part(self, host: int) -> bool:
+        return self._past.has_part(host) if self._past else bool(self.stages[host].layers)
+
     async def _run_here(self, progress: Progress) -> Progress:
-        part = self.stages[progress.hosts_done]
-        if not part.layers:
+        if not self._has_part(progress.hosts_done):
             return replace(progress, hosts_done=progress.hosts_done + 1)
+        part = self.stages[progress.hosts_done]
         moment = {"request_id": progress.request_id, "host": part.host}
         self._instrument.stage_started(**moment, layers=len(part.layers))
-        held_bytes = sum(value.nbytes for value in progress.tensors.values() if isinstance(value, torch.Tensor))
-        executed = await self._engine.run(
-            _call(part, progress.tensors), deadline_s=progress.deadline_s, size_bytes=held_bytes
-        )
-        self._instrument.stage_finished(**moment, seconds=executed.compute_s)
-        timed = replace(
-            progress,
-            stage_s=(*progress.stage_s, executed.compute_s),
-            queue_s=progress.queue_s + executed.queue_s,
-        )
-        return self._after(timed, executed.result)
+        if self._past:
+            after = await self._past.run_here(progress)
+        else:
+            executed = await self._engine.run(
+                _call(part, progress.tensors), deadline_s=progress.deadline_s, size_bytes=progress.held_bytes
+            )
+            after = self._after(progress.timed(executed, part.layers), executed.result)
+        seconds = sum(after.stage_s) - sum(progress.stage_s)
+        self._instrument.stage_finished(**moment, seconds=seconds)
+        return after
 
-    def _checked(self, part: Stage, sent: Mapping[str, Value], came: Mapping[str, Value]) -> dict[str, Value]:
+    def _checked(self, host: str, request: Request, came: Mapping[str, Value]) -> dict[str, Value]:
         """A far host's answer as the graph has these tensors. Raises CodecError: it is something else."""
-        if set(came) != set(part.outputs):
-            names = sorted(set(came) ^ set(part.outputs))[:5]
-            raise CodecError(f"host {part.host!r} answered with other tensors than it was asked for: {names}")
+        if set(came) != set(request.wanted):
+            names = sorted(set(came) ^ set(request.wanted))[:5]
+            raise CodecError(f"host {host!r} answered with other tensors than it was asked for: {names}")
         try:
             made = admit(self._graph, came)
         except InvalidInput as error:
-            raise CodecError(f"the answer of host {part.host!r}: {error}") from error
-        samples = {samples_of(self._graph, of) for of in (self._growing(sent), self._growing(made)) if of}
+            raise CodecError(f"the answer of host {host!r}: {error}") from error
+        samples = {samples_of(self._graph, of) for of in (self._growing(request.tensors), self._growing(made)) if of}
         if len(samples) > 1:
-            raise CodecError(f"host {part.host!r} answered for another batch than it was asked for")
+            raise CodecError(f"host {host!r} answered for another batch than it was asked for")
         return made
 
     def _growing(self, tensors: Mapping[str, Value]) -> dict[str, Value]:
