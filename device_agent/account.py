@@ -19,7 +19,8 @@ def account(
 ) -> dict[str, Parameter]:
     """The parameters of a finished request of ``load`` examples that followed ``plan``; seconds throughout.
 
-    Predictions are for one example; all but the round trip is taken for proportional to the load.
+    Predictions are for one example; all but the round trip and the handling of stages and messages is taken for
+    proportional to the load.
 
     ``head_s`` is this host's first stage, ``local_tail_s`` what it finished for the others; ``network_s`` is neither
     coding nor the far side's work. ``choose_s`` is the part of ``total_s`` that a plan of the request's own took to be
@@ -28,7 +29,9 @@ def account(
     both are absent where they do not apply.
     """
     cost = plan.predicted
-    predicted_transfer_s = max(0.0, (cost.transfer_s - cost.round_trip_s) * load + cost.round_trip_s)
+    handling_s = sum(cost.handling_s)
+    transferred_s = cost.transfer_s - cost.round_trip_s - handling_s
+    predicted_transfer_s = max(0.0, transferred_s * load + cost.round_trip_s)
     head_first = bool(plan.layers[0]) and bool(progress.stage_s)
     answers = progress.answers
     encode_s = sum(answer.encode_s + answer.timings.encode_s for answer in answers)
@@ -50,9 +53,10 @@ def account(
         "tail_s": sum(answer.timings.compute_s for answer in answers),
         "sent_bytes": sum(answer.sent_bytes for answer in answers),
         "received_bytes": sum(answer.received_bytes for answer in answers),
-        "predicted_s": sum(cost.compute_s) * load + predicted_transfer_s,
+        "predicted_s": sum(cost.compute_s) * load + predicted_transfer_s + handling_s,
         "predicted_head_s": cost.compute_s[0] * load,
         "predicted_transfer_s": predicted_transfer_s,
+        "predicted_handling_s": handling_s,
         "predicted_tail_s": sum(cost.compute_s[1:]) * load,
         "predicted_sent_bytes": round(cost.sent_bytes * load),
     }

@@ -84,6 +84,7 @@ class Agent:
         self._news = asyncio.Event()
         self._was_up = self._was_found = False
         self._refusals = Refusals(clock=clock)
+        self._under_way = self._begun = 0  # requests of applications
         self._is_closed = False
         cloud.subscribe(self._on_cloud_change)
 
@@ -101,7 +102,13 @@ class Agent:
         """
         if not self._is_whole(request):
             return await self._host.infer(request)  # a part of the model: there is no plan for those
-        return await self._follow(self._admitted(request))
+        admitted = self._admitted(request)
+        self._under_way += 1
+        self._begun += 1
+        try:
+            return await self._follow(admitted)
+        finally:
+            self._under_way -= 1
 
     async def describe(self, model: str, version: str = "") -> Description:
         """See ``Service``."""
@@ -147,8 +154,10 @@ class Agent:
         course, degraded = await self._choose(request, load)
         choose_s = self._clock() - started_s
         pipeline = course.pipeline
+        is_typical = load == 1 and pipeline in self._ran
+        number = self._begun if self._under_way == 1 else 0
         progress = await pipeline.start(request.tensors, deadline_s=deadline_s, request_id=request.request_id)
-        if progress.stage_s and load == 1 and pipeline in self._ran:
+        if progress.stage_s and is_typical:
             self._navigator.observe_device(pipeline.stages[0].layers, progress.stage_s[0])
         self._ran.add(pipeline)
         if course.plan.is_local:
@@ -157,11 +166,18 @@ class Agent:
             progress, degraded = await self._ask_cloud(course, progress, load)
         if degraded:
             self._instrument.degraded(request_id=request.request_id, reason=degraded)
+        total_s = self._clock() - started_s
+        if is_typical and not degraded and number == self._begun:  # alone from its first to its last moment
+            beside_s = total_s - choose_s - sum(progress.stage_s)
+            if course.plan.is_local:
+                self._navigator.observe_local(beside_s=beside_s)
+            else:
+                self._navigator.observe_remote(course.plan, progress.answers[-1], beside_s=beside_s)
         self._news.set()
         parameters = account(
             course.plan,
             progress,
-            total_s=self._clock() - started_s,
+            total_s=total_s,
             choose_s=choose_s,
             load=load,
             degraded=degraded,

@@ -11,18 +11,21 @@ from typing import Literal
 from splitnn.cost.bandwidth import LinkEstimator
 from splitnn.cost.estimate import tabulate
 from splitnn.cost.network import Host, Link, Topology
-from splitnn.cost.profile import Profile
-from splitnn.cost.slowdown import SlowdownEstimator
+from splitnn.cost.profile import CodecCost, Profile
+from splitnn.cost.slowdown import MedianEstimator, SlowdownEstimator
 from splitnn.graph.graph import Graph
 from splitnn.planner.plan import Plan
 from splitnn.runtime.replan import Conditions, Decision, Policy, decide, reprice
-from splitnn.transport.base import Clock, HostReport
+from splitnn.transport.base import Answer, Clock, HostReport
 from splitnn.transport.codec import codec
 
 DEVICE, CLOUD = "device", "cloud"
 _FRESH_S = 10.0  # what requests tell of the cloud's speed counts for so long, then its own report does
+_GRAIN_S = 0.005  # what a scheduler may give to a run of the device or take from it
 _MOVED = 0.05  # conditions that changed less are the same
 _MOVED_S = 0.002
+
+_NO_CODING = CodecCost(0, 0.0, 0.0)
 
 Pin = Literal["auto", "device", "cloud"] | Plan
 """The planner decides; everything stays on the device or goes to the cloud; this very plan."""
@@ -77,8 +80,12 @@ class Navigator:
         self._pin = pin
         self._policy = policy or Policy()
         self._clock = clock
-        self._device_pace = SlowdownEstimator(clock=clock)
+        self._device_pace = SlowdownEstimator(grain_s=_GRAIN_S, clock=clock)
+        self._device_coding = SlowdownEstimator(clock=clock)
         self._cloud_pace = SlowdownEstimator(fresh_s=_FRESH_S, clock=clock)
+        self._local = MedianEstimator(clock=clock)  # what a request costs beside its stages that never leaves
+        self._remote = MedianEstimator(clock=clock)  # and one that does, beside coding and the network too
+        self._far = MedianEstimator(clock=clock)  # what it costs there, beside stage and coding
         self._decided_at: Conditions | None = None
         self._since_s = clock()
         self.on_device = self._all_on(0, self.conditions())
@@ -103,12 +110,51 @@ class Navigator:
         """The cloud took so long for these layers, waiting for its processor included."""
         self._cloud_pace.observe(seconds, profiled_s=_sum(self._cloud_profile, layers))
 
+    def observe_local(self, *, beside_s: float) -> None:
+        """A request of the profile's batch that was alone and never left took so long beside its stages."""
+        self._local.observe(beside_s)
+
+    def observe_remote(self, plan: Plan, answer: Answer, *, beside_s: float) -> None:
+        """One that did leave, as the plan says, took so long here beside its own stages, and got this answer."""
+        transfers = plan.predicted.transfers
+        encoding_s = sum(_coding(self._profile, t.tensor, t.codec).encode_s for t in transfers)
+        decoding_s = sum(_coding(self._cloud_profile, t.tensor, t.codec).decode_s for t in transfers)
+        self._device_coding.observe(answer.encode_s, profiled_s=encoding_s)
+        host = self._device()
+        coding = host.slowdown if host.coding_slowdown is None else host.coding_slowdown
+        self._remote.observe(max(0.0, beside_s - answer.elapsed_s - encoding_s * coding))
+        far = answer.timings
+        self._far.observe(max(0.0, far.total_s - far.queue_s - far.compute_s - decoding_s))
+
     def conditions(self) -> Conditions:
         """What is believed now."""
         cloud_slowdown = self._cloud_pace.factor if self._cloud_pace.is_known else self._reported_slowdown
-        hosts = Host(DEVICE, self._device_pace.factor), Host(CLOUD, cloud_slowdown)
+        device, far_s, remote_s = self._device(), self._far.seconds, self._remote.seconds
+        cloud = Host(CLOUD, cloud_slowdown)
+        if far_s is not None and remote_s is not None:  # with what leaving costs here beyond two messages
+            cloud = replace(cloud, stage_s=remote_s - 2 * (device.message_s or 0.0), message_s=far_s)
+        hosts = device, cloud
         up, down = self._estimator.links(idle_s=self._estimator.typical_idle_s)
         return Conditions({DEVICE: self._profile, CLOUD: self._cloud_profile}, Topology(hosts, (up,), (down,)))
+
+    def _device(self) -> Host:
+        """The device as it is now.
+
+        What a request that leaves costs here is two messages: the one that it came in and the one that it left in. A
+        request that stays costs the first one, and what is left of it is the stage's.
+        """
+        pace, local_s, remote_s = self._device_pace, self._local.seconds, self._remote.seconds
+        message_s = self._profile.message_s * pace.factor if remote_s is None else remote_s / 2
+        stays_s = pace.fixed_s + (message_s + self._profile.stage_s * pace.factor if local_s is None else local_s)
+        if local_s is not None or remote_s is None:
+            message_s = min(message_s, max(0.0, stays_s))
+        return Host(
+            DEVICE,
+            pace.factor,
+            coding_slowdown=self._device_coding.factor if self._device_coding.is_known else None,
+            stage_s=max(0.0, stays_s - message_s),
+            message_s=message_s,
+        )
 
     def has_moved(self, now: Conditions) -> bool:
         """Whether the last decision rests on conditions that are over."""
@@ -142,7 +188,8 @@ class Navigator:
 
     def device_seconds(self, layers: Sequence[str]) -> float:
         """Predicted seconds of these layers on the device as it is now."""
-        return _sum(self._profile, layers) * self._device_pace.factor
+        device = self._device()
+        return _sum(self._profile, layers) * device.slowdown + (device.stage_s or 0.0)
 
     def _all_on(self, tier: int, now: Conditions) -> Plan:
         table = tabulate(self._graph, now.profiles, now.topology, codecs=self._codecs)
@@ -159,7 +206,18 @@ def _sum(profile: Profile, layers: Sequence[str]) -> float:
     return sum(profile.seconds(layer) for layer in layers)
 
 
+def _coding(profile: Profile, tensor: str, codec: str) -> CodecCost:
+    """What one codec takes on a tensor; nothing where that was not measured, as for plain bytes."""
+    return profile.codecs.get(tensor, {}).get(codec, _NO_CODING)
+
+
 def _differ(old: Conditions, new: Conditions) -> bool:
+    def host_differs(before: Host, after: Host) -> bool:
+        pairs = ((before.stage_s, after.stage_s), (before.message_s, after.message_s))
+        fixed = any(abs((now_s or 0.0) - (then_s or 0.0)) > _MOVED_S for then_s, now_s in pairs)
+        coding = (after.coding_slowdown or after.slowdown) / (before.coding_slowdown or before.slowdown)
+        return fixed or max(abs(coding - 1), abs(after.slowdown / before.slowdown - 1)) > _MOVED
+
     def link_differs(before: Link, after: Link) -> bool:
         rate = abs(after.bandwidth_bps / before.bandwidth_bps - 1) > _MOVED
         return rate or abs(after.latency_s - before.latency_s) > max(_MOVED_S, before.latency_s * 2 * _MOVED)
@@ -167,6 +225,6 @@ def _differ(old: Conditions, new: Conditions) -> bool:
     hosts = zip(old.topology.hosts, new.topology.hosts, strict=True)
     return (
         old.profiles[CLOUD] is not new.profiles[CLOUD]
-        or any(abs(after.slowdown / before.slowdown - 1) > _MOVED for before, after in hosts)
+        or any(host_differs(before, after) for before, after in hosts)
         or any(link_differs(*pair) for pair in zip(old.topology.up, new.topology.up, strict=True))
     )

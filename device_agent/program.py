@@ -26,6 +26,7 @@ from splitnn.errors import Unavailable
 from splitnn.graph.model import Model
 from splitnn.runtime.door import Door
 from splitnn.runtime.engine import Engine, Limits
+from splitnn.runtime.handling import with_handling
 from splitnn.transport.base import Transport
 from splitnn.transport.codec import CODECS
 from splitnn.transport.open_inference import GrpcTransport
@@ -145,7 +146,8 @@ def _load(settings: Settings) -> tuple[Model, Profile]:
         measured.check_fits(model.graph, model.digest)
     else:
         _log.info("measuring the model's layers on this device")
-        measured = profile(model, host=DEVICE, codecs={name: CODECS[name] for name in settings.codecs})
+        codecs = {name: CODECS[name] for name in settings.codecs}
+        measured = with_handling(profile(model, host=DEVICE, codecs=codecs))
     if settings.save_profile:
         Path(settings.save_profile).write_text(json.dumps(measured.to_json()))
     _pin(settings.plan, model)  # a plan that does not fit is told now

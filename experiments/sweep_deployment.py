@@ -21,6 +21,7 @@ from splitnn.cost.profile import Profile
 from splitnn.graph import package
 from splitnn.graph.model import Model
 from splitnn.runtime.address import parse_address
+from splitnn.runtime.handling import with_handling
 from splitnn.runtime.stage import stage
 from splitnn.transport.codec import CODECS
 
@@ -51,9 +52,10 @@ def prepare(
     folder = scratch / name
     folder.mkdir()
     package.save(model, folder / name)
-    found = splitnn.profile(
+    measured = splitnn.profile(
         model, host="this machine", codecs={codec: CODECS[codec] for codec in codecs}, budget_s=profiling_s
     )
+    found = with_handling(measured)
     requests: list[Mapping[str, Any]] = [model.name_inputs(*inputs)]
     entry = next((entry for entry in zoo.models() if entry.name == name), None)
     if photos and model.graph.inputs == ("image",) and entry is not None:

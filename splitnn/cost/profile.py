@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from splitnn.cost.accuracy import Calibration
 from splitnn.errors import ProfileMismatch
 from splitnn.graph.graph import Graph
 
@@ -59,6 +60,7 @@ class Profile:
     machine: Mapping[str, str] = field(default_factory=dict)  # where, when and with what it was measured
     stage_s: float = 0.0  # 0 where it was not measured
     message_s: float = 0.0
+    accuracy: Calibration | None = None  # what codecs cost in accuracy, of the model and not of the host
 
     def __post_init__(self) -> None:
         if self.clock not in ("wall", "cpu"):
@@ -105,6 +107,18 @@ class Profile:
             },
         )
 
+    def calibrated(self, accuracy: Calibration) -> Profile:
+        """With what codecs cost in accuracy, and as their sizes the middle ones of those data."""
+        codecs = {
+            tensor: {
+                name: replace(cost, size_bytes=measured[name].median_bytes) if name in measured else cost
+                for name, cost in costs.items()
+            }
+            for tensor, costs in self.codecs.items()
+            for measured in [accuracy.tensors.get(tensor, {})]
+        }
+        return replace(self, codecs=codecs, accuracy=accuracy)
+
     def check_fits(self, graph: Graph, digest: str | None = None) -> None:
         """Raises ProfileMismatch unless this profile covers exactly the layers of ``graph`` (and has that digest)."""
         if digest is not None and digest != self.model:
@@ -141,6 +155,7 @@ class Profile:
                 tensor: {name: [c.size_bytes, c.encode_s, c.decode_s] for name, c in costs.items()}
                 for tensor, costs in self.codecs.items()
             },
+            "accuracy": None if self.accuracy is None else self.accuracy.to_json(),
         }
 
     @classmethod
@@ -174,6 +189,7 @@ class Profile:
                     }
                     for tensor, costs in data["codecs"].items()
                 },
+                accuracy=None if data.get("accuracy") is None else Calibration.from_json(data["accuracy"]),
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a profile: {error!r}") from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from splitnn.cost.estimate import Cost, estimate, nanoseconds, price, tabulate
-from splitnn.cost.network import Topology
+from splitnn.cost.network import Host, Topology
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.errors import ProfileMismatch
 from splitnn.graph.graph import Graph, Layer, TensorSpec
@@ -105,9 +106,11 @@ def test_estimate_agrees_with_adding_up_by_hand(seed: int) -> None:
         for placement in every_placement(problem.graph, tiers, {}):
             tier = dict(zip(names, placement, strict=True))
             total = sum(table.compute_ns[name][tier[name]] for name in names)
+            messages, stages = table.message_ns or (0,) * tiers, table.stage_ns or (0,) * tiers
+            total += messages[0] + (stages[0] if 0 in placement else 0)
             for hop in range(tiers - 1):
                 if any(t > hop for t in placement):
-                    total += table.round_trip_ns[hop]
+                    total += table.round_trip_ns[hop] + messages[hop] + messages[hop + 1] + stages[hop + 1]
                 for tensor, readers in problem.graph.consumers.items():
                     made_before = tensor in problem.graph.inputs or tier[problem.graph.producer[tensor]] <= hop
                     if made_before and any(tier[reader] > hop for reader in readers):
@@ -146,3 +149,27 @@ def test_slowdown_of_a_host_slows_its_layers_and_codecs() -> None:
 
 def test_even_forever_is_a_number_of_nanoseconds() -> None:
     assert nanoseconds(1e300) == nanoseconds(math.inf) > 10**23
+
+
+def test_stages_and_messages_cost_something_however_small_they_are() -> None:
+    fixed = {name: replace(p, stage_s=0.25, message_s=0.125) for name, p in PROFILES.items()}
+    on = {"d": "device", "c": "cloud"}
+    costs = {
+        word: estimate(GRAPH, dict(zip("abc", (on[host] for host in word), strict=True)), fixed, TWO)
+        for word in ("ddd", "dcc", "ccc")
+    }
+    extra_s = {word: cost.latency_s - _cost(word).latency_s for word, cost in costs.items()}
+    assert extra_s["ddd"] == pytest.approx(0.125 + 0.25)  # the request, and the one stage
+    assert extra_s["dcc"] == pytest.approx(0.125 + 0.25 + 2 * 0.125 + 0.25)  # a message at both ends, and a stage there
+    assert extra_s["ccc"] == pytest.approx(0.125 + 2 * 0.125 + 0.25)
+    for word, cost in costs.items():
+        assert sum(cost.handling_s) == pytest.approx(extra_s[word])
+    busy = Topology((Host("device", 2.0), Host("cloud", 3.0, stage_s=0.5, message_s=0.0)), TWO.up, TWO.down)
+    cost = estimate(GRAPH, dict.fromkeys("abc", "cloud"), fixed, busy)
+    assert cost.handling_s == pytest.approx((2 * 0.25, 0.5))  # slower with the load, and what was observed as it is
+
+
+def test_observed_coding_takes_the_place_of_the_load() -> None:
+    hosts = Host("device", 5.0, coding_slowdown=2.0), Host("cloud", 3.0)
+    table = tabulate(GRAPH, PROFILES, Topology(hosts, TWO.up, TWO.down), codecs=("int8",))
+    assert (table.transfers["t"][0].encode_s, table.transfers["t"][0].decode_s) == pytest.approx((0.002, 0.006))

@@ -34,6 +34,8 @@ PROFILE = Profile(
     tail_error=0.02,
     drift=0.03,
     machine={"processor": "an abacus"},
+    stage_s=0.004,
+    message_s=0.006,
 )
 
 
@@ -41,7 +43,7 @@ def test_json_gives_the_profile_back() -> None:
     assert Profile.from_json(json.loads(json.dumps(PROFILE.to_json()))) == PROFILE
 
 
-@pytest.mark.parametrize("key", sorted(PROFILE.to_json()))
+@pytest.mark.parametrize("key", sorted(PROFILE.to_json().keys() - {"stage_s", "message_s"}))
 def test_json_that_lacks_a_part_is_refused(key: str) -> None:
     data = PROFILE.to_json()
     del data[key]
@@ -85,3 +87,14 @@ def test_a_profile_of_another_model_is_refused() -> None:
         PROFILE.check_fits(chain("a"))
     with pytest.raises(ProfileMismatch, match="cdcd"):
         PROFILE.check_fits(chain("a", "b"), "cd" * 32)
+
+
+def test_a_profile_written_before_fixed_times_were_measured_has_none() -> None:
+    data = PROFILE.to_json()
+    del data["stage_s"], data["message_s"]
+    assert (Profile.from_json(data).stage_s, Profile.from_json(data).message_s) == (0.0, 0.0)
+
+
+def test_a_slower_host_takes_longer_for_stages_and_messages_too() -> None:
+    slow = PROFILE.scaled(3.0)
+    assert (slow.stage_s, slow.message_s) == pytest.approx((0.012, 0.018))

@@ -273,6 +273,7 @@ def test_codecs_are_measured_on_the_tensors_that_layers_read() -> None:
             device="cpu",
             now=clock.now,
             progress=lambda *_: None,
+            pause=lambda: None,
         )
     costs = {name: by["half"] for name, by in found.items() if by}
     assert "x" in costs
@@ -280,6 +281,39 @@ def test_codecs_are_measured_on_the_tensors_that_layers_read() -> None:
     refused = {name for name in found if not found[name]}
     assert refused == {name for name in found if model.graph.tensors[name].shape[1] == 2}
     assert found.keys().isdisjoint(model.graph.outputs)
+
+
+def test_what_a_pause_adds_to_a_codec_is_part_of_what_it_costs_on_every_tensor() -> None:
+    model = capture(Branches(), (torch.randn(2, 4),))
+    clock = OperatorClock({"sin": 3.0, "cos": 4.0})
+    is_cold = False
+
+    def pause() -> None:
+        nonlocal is_cold
+        is_cold = True
+
+    class ColdCodec(FixedCodec):
+        def encode(self, tensor: torch.Tensor) -> bytes:
+            nonlocal is_cold
+            if is_cold:
+                is_cold = False
+                torch.sin(tensor)
+            return super().encode(tensor)
+
+        def decode(self, *args: Any) -> torch.Tensor:
+            nonlocal is_cold
+            is_cold = False
+            return super().decode(*args)
+
+    with clock:
+        bench = ModelBench(model, now=clock.now)
+        found = codec_costs(
+            model.graph, bench, {"half": ColdCodec()}, clock="wall", device="cpu", now=clock.now,
+            progress=lambda *_: None, pause=pause,
+        )  # fmt: skip
+    costs = [by["half"] for by in found.values() if by]
+    assert len(costs) > 1
+    assert {(cost.encode_s, cost.decode_s) for cost in costs} == {(12.0, 8.0)}
 
 
 def test_a_real_profile_belongs_to_its_model_and_adds_up() -> None:

@@ -86,7 +86,11 @@ def random_profile(rng: random.Random, graph: Graph, host: str, speed: float) ->
             codecs[name] = {"int8": CodecCost(quarter, rng.choice((0.0, 1e-6)), 1e-6)}
         if rng.random() < 0.3:
             codecs.setdefault(name, {})["fp16"] = CodecCost(spec.size_bytes // 2, 0.0, 0.0)
-    return Profile("digest" * 8, host, layers, Timing(1, 1), codecs=codecs)
+    fixed = rng.random() < 0.5
+    return Profile(
+        "digest" * 8, host, layers, Timing(1, 1), codecs=codecs,
+        stage_s=fixed * rng.choice((0, 1e-6, 4e-6, 9e-6)), message_s=fixed * rng.choice((0, 1e-6, 3e-6)),
+    )  # fmt: skip
 
 
 def random_problem(rng: random.Random, *, layers: int, tiers: int, pinned: bool) -> Problem:
