@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from splitnn.cost.estimate import Codecs, nanoseconds
 from splitnn.cost.expected import Shares
@@ -90,6 +90,7 @@ class DeadlineMap:
         self._policies = sorted(quickest, key=lambda exits: -exits.accuracy)
         self._quickest = [tuple(quickest[exits]) for exits in self._policies]
         self._leanest = [tuple(leanest[exits]) for exits in self._policies]
+        self._all = [choice for each in (*self._quickest, *self._leanest) for choice in each]
 
     @property
     def policies(self) -> tuple[Exits, ...]:
@@ -124,6 +125,23 @@ class DeadlineMap:
                 f"the quickest choice takes {least_s * 1e3:.4g} ms"
             )
         return min(found, key=lambda choice: choice.mean.latency_s(bandwidth_bps))
+
+    def choices(self, deadline_s: float) -> list[PolicyPlan]:
+        """Of one deadline the choice at every bandwidth at which something is in time, by ascending bandwidth."""
+        edges = {edge for c in self._all for edge in (c.low_bps, c.high_bps, c.worst.bandwidth_for(deadline_s))}
+        low, high = self._quickest[0][0].low_bps, self._quickest[0][-1].high_bps
+        found: list[PolicyPlan] = []
+        for start, end in pairwise(sorted(edge for edge in edges if low <= edge <= high)):
+            try:
+                choice = self.at(math.sqrt(start) * math.sqrt(end), deadline_s)
+            except InfeasiblePlan:
+                continue
+            before = found[-1] if found else None
+            if before and before.high_bps == start and (before.exits, before.plan.id) == (choice.exits, choice.plan.id):
+                found[-1] = replace(before, high_bps=end)
+            else:
+                found.append(replace(choice, low_bps=start, high_bps=end))
+        return found
 
     def needed_bps(self, exits: Exits, deadline_s: float) -> float:
         """The lowest bandwidth at which a policy is in time: 0 where it needs none, infinite where none suffices.

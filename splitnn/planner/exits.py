@@ -7,12 +7,13 @@ so there are few ways to give them to hosts: 4 for three exits and two hosts, 10
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 
-from splitnn.cost.estimate import Codecs, check_profiles, tabulate
-from splitnn.cost.expected import Shares
+from splitnn.cost.estimate import Codecs, Cost, check_profiles, tabulate
+from splitnn.cost.expected import Shares, expected_cost
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan
@@ -66,6 +67,49 @@ def plan_exits(
             f"but its placement costs {cost.latency_ns} ns"
         )
     return replace(decided, predicted=cost)
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """One policy at one bandwidth: a plan, the mean cost of a request, and the cost of one that leaves last."""
+
+    exits: Exits
+    plan: Plan
+    mean: Cost
+    worst: Cost
+
+
+def weigh(
+    graph: Graph,
+    profiles: Mapping[str, Profile],
+    topology: Topology,
+    *,
+    policies: Iterable[Exits],
+    codecs: Codecs = ("raw",),
+    mode: Mode = "exact",
+    pins: Mapping[str, str] | None = None,
+    deadline_s: float = math.inf,
+) -> list[Weighed]:
+    """Every policy with its best plan, the most accurate first; those in which a sample would be late come last.
+
+    A policy's plan is the one with the lowest mean where no sample is late with it, else the one with the lowest worst
+    case. ``splitnn.planner.deadlines`` says the same for all bandwidths at once.
+
+    Raises:
+        ProfileMismatch, InfeasiblePlan, ValueError: as ``plan_exits``.
+    """
+    found = []
+    for exits in policies:
+        for aim in (exits, exits.at_worst()):
+            decided = plan_exits(graph, profiles, topology, exits=aim, codecs=codecs, mode=mode, pins=pins)
+            mean, worst = (
+                expected_cost(graph, decided.placement, profiles, topology, exits=each, codecs=codecs)
+                for each in (exits, exits.at_worst())
+            )
+            if worst.latency_s <= deadline_s:
+                break
+        found.append(Weighed(exits, replace(decided, predicted=mean), mean, worst))
+    return sorted(found, key=lambda w: (w.worst.latency_s > deadline_s, -w.exits.accuracy, w.mean.latency_ns))
 
 
 def exit_pins(

@@ -19,7 +19,7 @@ from splitnn.cost.expected import Shares
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
-from splitnn.planner.pins import tier_ranges
+from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
 from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.search import cheapest
 from splitnn.planner.terms import Terms, terms_of
@@ -72,6 +72,7 @@ class RateProblem:
         mode: Mode,
         pins: Mapping[str, str],
         down_per_up: Fraction | None,
+        constraints: Constraints = NO_CONSTRAINTS,
         shares: Shares | None = None,
     ) -> None:
         self._whole = graph
@@ -91,7 +92,7 @@ class RateProblem:
             for tensor in fixed.download_ns:
                 bits = graph.tensors[tensor].size_bytes * 8 * (1 if shares is None else shares.answers[tensor])
                 self._download_bits[self._graph.index[graph.producer[tensor]]] += bits
-        self._ranges = tier_ranges(graph, pins, self._hosts)
+        self._ranges = replace(constraints, pins={**constraints.pins, **pins}).tier_ranges(graph, self._hosts)
         ranges = self._ranges if shares is None else self._ranges.of_part(graph, self._graph)
         self._terms = terms_of(self._graph, fixed, ranges)
         options = codec_options(self._graph, 0, profiles=profiles, topology=topology, codecs=codecs)
@@ -168,13 +169,14 @@ class RateProblem:
         fixed_ns -= 0 if 0 in tiers else terms.first_stage
         bits, download_bits = 0, 0
         crossing = []
-        for layer, tier in enumerate(tiers):
-            fixed_ns += sum(row[layer] for row in terms.move[:tier])
-            if tier:
-                download_bits += self._download_bits[layer]
+        for hop, row in enumerate(terms.move):
+            fixed_ns += sum([row[layer] for layer, tier in enumerate(tiers) if tier > hop])
+        download_bits += sum([self._download_bits[layer] for layer, tier in enumerate(tiers) if tier])
         for number, wire in enumerate(terms.layout.wires):
             source = tiers[wire.producer] if wire.producer >= 0 else 0
-            last = max([tiers[reader] for reader in wire.readers])
+            last = tiers[wire.readers[0]] if len(wire.readers) == 1 else max([tiers[reader] for reader in wire.readers])
+            if source == last:
+                continue
             if source == 0 < last:
                 option_ns, option_bits, transfer = self._options[number][choices[number]]
                 fixed_ns += option_ns
@@ -208,10 +210,14 @@ class RateProblem:
 
 def _undominated(options: Sequence[Transfer], shares: Shares | None) -> list[tuple[int, int, Transfer]]:
     """Codecs as (nanoseconds, bits of all samples, transfer), the fewest bits first, without those never quickest."""
-    kept: list[tuple[int, int, Transfer]] = []
+    kept: list[Transfer] = []
     for option in sorted(options, key=lambda o: (o.size_bytes, o.encode_s + o.decode_s, o.codec != "raw", o.codec)):
-        paid = option if shares is None else shares.transfer(option)
-        fixed_ns = nanoseconds(paid.encode_s + paid.decode_s)
-        if not kept or fixed_ns < kept[-1][0]:
-            kept.append((fixed_ns, option.size_bytes * 8 * (1 if shares is None else shares.hops[0]), option))
-    return kept
+        if not kept or _coding_ns(option) < _coding_ns(kept[-1]):
+            kept.append(option)
+    if shares is None:
+        return [(_coding_ns(option), option.size_bytes * 8, option) for option in kept]
+    return [(_coding_ns(shares.transfer(o)), o.size_bytes * 8 * shares.hops[0], o) for o in kept]
+
+
+def _coding_ns(option: Transfer) -> int:
+    return nanoseconds(option.encode_s + option.decode_s)

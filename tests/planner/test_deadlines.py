@@ -13,6 +13,7 @@ from splitnn.cost.network import Link
 from splitnn.errors import InfeasiblePlan
 from splitnn.graph.exits import Exits
 from splitnn.planner.deadlines import DeadlineMap, compute_deadline_map, every_policy
+from splitnn.planner.exits import weigh
 from tests.planner.random_exits import random_exit_problem
 from tests.planner.random_problems import CODECS, Problem, every_placement
 
@@ -119,3 +120,50 @@ def test_needed_bandwidth_is_where_a_policy_begins_to_be_in_time() -> None:
             if needed > 1e4:
                 with pytest.raises(InfeasiblePlan, match="the quickest choice takes"):
                     alone.at(needed * 0.999, deadline_s)
+
+
+def test_choices_of_a_deadline_are_those_of_the_look_up_at_every_bandwidth() -> None:
+    for seed in range(15):
+        print(f"seed {seed}")
+        rng = random.Random(1300 + seed)
+        problem, exits = random_exit_problem(rng, layers=5, tiers=2)
+        found = _map(problem, exits)
+        deadline_s = rng.uniform(20, 80) * 1e-6
+        choices = found.choices(deadline_s)
+        for _ in range(30):
+            bandwidth_bps = 10 ** rng.uniform(4, 10)
+            here = [choice for choice in choices if choice.low_bps < bandwidth_bps < choice.high_bps]
+            if not here:
+                with pytest.raises(InfeasiblePlan):
+                    found.at(bandwidth_bps, deadline_s)
+                continue
+            wanted = found.at(bandwidth_bps, deadline_s)
+            assert here[0].exits.accuracy == wanted.exits.accuracy
+            assert here[0].is_in_time(bandwidth_bps, deadline_s)
+
+
+def test_policies_weighed_at_one_bandwidth_agree_with_the_map() -> None:
+    for seed in range(15):
+        print(f"seed {seed}")
+        rng = random.Random(1700 + seed)
+        problem, exits = random_exit_problem(rng, layers=5, tiers=2)
+        found = _map(problem, exits)
+        bandwidth_bps = 10 ** rng.uniform(5, 9)
+        here = _at_rate(problem, bandwidth_bps)
+        for deadline_s in (rng.uniform(1, 80) * 1e-6, 1.0):
+            first = weigh(
+                here.graph,
+                here.profiles,
+                here.topology,
+                policies=every_policy(exits),
+                codecs=CODECS,
+                mode="fast",
+                deadline_s=deadline_s,
+            )[0]
+            if first.worst.latency_s > deadline_s:
+                with pytest.raises(InfeasiblePlan):
+                    found.at(bandwidth_bps, deadline_s)
+                continue
+            choice = found.at(bandwidth_bps, deadline_s)
+            assert first.exits.accuracy == choice.exits.accuracy
+            assert first.mean.latency_s == pytest.approx(choice.mean.latency_s(bandwidth_bps), abs=1e-7)
