@@ -17,11 +17,10 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +39,12 @@ from experiments.sweep_cells import Asking, Cell, measure_cell, topology_of, wai
 from experiments.sweep_deployment import Deployment, Subject, prepare
 from experiments.sweep_plots import draw_model
 from experiments.sweep_report import headline, requests_of, rows_of, summary_lines, write_csv
+from experiments.sweep_store import Store
 from experiments.sweep_ways import Planning, ways_over
 from experiments.virtual_clock import PAYLOAD_SHARE
 from splitnn import zoo
 from splitnn.cost.machine import describe_machine
 from splitnn.cost.network import parse_link
-from splitnn.cost.profile import Profile
 from splitnn.errors import UnknownModel
 from splitnn.planner.envelope import compute_envelope
 
@@ -71,20 +70,20 @@ class Setup:
     device_share: float = 0.1
     server_share: float = 1.0
     codecs: tuple[str, ...] = _CODECS
-    rounds: int = 7
+    rounds: int = 5
     rivals: int = 3  # best cuts elsewhere that the oracle may choose from
     way_s: float = 6.0  # of each way in a cell: slow ones get fewer requests
     profiling_s: float = 10.0
     photos: tuple[str, ...] = ()  # () sends the example that was profiled
     methods: tuple[Method, ...] = METHODS
     refuses_links: bool = True  # leave links out that are off their rate; else their rows say so
-    cell_s: float = 30.0  # what a cell takes as a rule
+    cell_s: float = 10.0  # what a cell takes as a rule
 
     @property
     def minutes(self) -> float:
         """A guess at what it will take."""
         models, links = len(self.models), len(self.links)
-        return (links * 8 + models * (25 + 2 * self.profiling_s) + models * links * self.cell_s) / 60
+        return (links * 8 + models * (30 + 2 * self.profiling_s) + models * links * self.cell_s) / 60
 
 
 QUICK = Setup(
@@ -106,15 +105,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup, options = _parse(argv)
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
-    folder = options.output or _RESULTS / f"sweep-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = options.resume or options.output or _RESULTS / f"sweep-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        known = Store(folder).load(vars(setup)) if options.resume else []
+    except ValueError as wrong:
+        _say(f"cannot go on: {wrong}")
+        return 2
     _say(
         f"{len(setup.models)} models x {len(setup.links)} links = {len(setup.models) * len(setup.links)} cells, about "
         f"{setup.minutes:.0f} minutes; device {setup.device_share:g} and server {setup.server_share:g} of a core; "
-        f"results in {folder}"
+        f"results in {folder}" + (f"; {len(known)} cells are there already" if known else "")
     )
     with tempfile.TemporaryDirectory(prefix="splitnn-sweep-") as scratch, contextlib.ExitStack() as stack:
-        cells = Sweep(setup, folder, Path(scratch), stack).run()
+        cells = Sweep(setup, folder, Path(scratch), stack, known=known).run()
     _say("\n" + (folder / "summary.txt").read_text())
     if options.json is not None:
         options.json.write_text((folder / "summary.json").read_text())
@@ -128,10 +132,14 @@ class _Calibrated:
 
 
 class Sweep:
-    """Goes through models and links, and writes what is known after each model."""
+    """Goes through models and links, and writes what is known after each cell."""
 
-    def __init__(self, setup: Setup, folder: Path, scratch: Path, stack: contextlib.ExitStack) -> None:
-        """Makes and calibrates the links; ``stack`` takes them down."""
+    def __init__(
+        self, setup: Setup, folder: Path, scratch: Path, stack: contextlib.ExitStack, *, known: Sequence[Cell] = ()
+    ) -> None:
+        """Makes and calibrates the links; ``stack`` takes them down. ``known`` cells are not measured again."""
+        self._cells = list(known)
+        self._store = Store(folder)
         self._setup, self._folder, self._scratch = setup, folder, scratch
         self._started_s = time.monotonic()
         for name in remove_leftovers():
@@ -156,8 +164,9 @@ class Sweep:
 
     def run(self) -> list[Cell]:
         """All cells. A model that is not installed is left out, and said so."""
-        cells: list[Cell] = []
         for number, name in enumerate(self._setup.models):
+            if not (links := self._links_left(name)):
+                continue
             self._progress(number, f"{name}: capturing and profiling")
             try:
                 subject = prepare(
@@ -170,13 +179,18 @@ class Sweep:
             except UnknownModel as missing:
                 _say(f"left out: {missing}")
                 continue
-            cells += self._run_model(subject, number)
-            self._write(cells)
-        self._write(cells)
-        return cells
+            self._run_model(subject, number, links)
+        self._write()
+        return self._cells
 
-    def _write(self, cells: Sequence[Cell]) -> None:
+    def _links_left(self, model: str) -> list[_Calibrated]:
+        """Those over which the model was not measured yet."""
+        known = {str(cell.shape) for cell in self._cells if cell.model == model}
+        return [link for link in self._links if str(link.shape) not in known]
+
+    def _write(self) -> None:
         """Everything that is known so far, so that an interrupted sweep leaves what it measured."""
+        cells = self._cells
         write_csv(self._folder / "rows.csv", rows_of(cells, self.about))
         write_csv(self._folder / "requests.csv", requests_of(cells))
         figures = headline(cells)
@@ -184,28 +198,10 @@ class Sweep:
         report = {"about": self.about, "setup": vars(self._setup), "headline": figures}
         (self._folder / "summary.json").write_text(json.dumps(report, indent=1) + "\n")
 
-    def _run_model(self, subject: Subject, number: int) -> list[Cell]:
+    def _run_model(self, subject: Subject, number: int, links: Sequence[_Calibrated]) -> None:
+        setup = self._setup
         error = "" if subject.profile.error is None else f", heads {subject.profile.error:.1%} off"
         self._progress(number, f"{subject.name}: {subject.profile.whole.cpu_s * 1e3:.1f} ms at full speed{error}")
-        profiles: Mapping[str, Profile] = {}
-        cells: list[Cell] = []
-        for _, links in groupby(self._links, key=lambda link: link.shape.rtt_s):
-            # An agent keeps the least round trip of half a minute: each round trip gets a fresh one.
-            profiles, measured = self._run_links(subject, number, list(links))
-            cells += measured
-        planning = Planning(subject.model.graph, profiles, self._setup.codecs)
-        title = (
-            f"{subject.name} ({subject.weights} weights), device {self._setup.device_share:g} of a core, server "
-            f"{self._setup.server_share:g}, link by {self._link.method}, commit {self.about['commit']}"
-        )
-        draw_model(self._folder / f"{subject.name}.png", cells, planning, title=title)
-        return cells
-
-    def _run_links(
-        self, subject: Subject, number: int, links: Sequence[_Calibrated]
-    ) -> tuple[Mapping[str, Profile], list[Cell]]:
-        """The profiles that the two programs were given, and the cells."""
-        setup = self._setup
         _set(self._link, links[0].shape)
         up = topology_of(links[0].shape).up[0]
         with Deployment(
@@ -220,7 +216,18 @@ class Sweep:
             planning = Planning(subject.model.graph, deployment.profiles, setup.codecs)
             ask = _asking(self._application, deployment.agent, subject)
             wait_for_cloud(ask)
-            return deployment.profiles, [self._measure(subject, planning, ask, link, number) for link in links]
+            warm: set[str] = set()
+            for link in links:
+                cell = self._measure(subject, planning, ask, link, number, warm=warm)
+                self._cells.append(cell)
+                self._store.add(cell, vars(setup))
+                self._write()
+        title = (
+            f"{subject.name} ({subject.weights} weights), device {setup.device_share:g} of a core, server "
+            f"{setup.server_share:g}, link by {self._link.method}, commit {self.about['commit']}"
+        )
+        own = [cell for cell in self._cells if cell.model == subject.name]
+        draw_model(self._folder / f"{subject.name}.png", own, planning, title=title)
 
     def _measure(
         self,
@@ -229,6 +236,8 @@ class Sweep:
         ask: Asking,
         link: _Calibrated,
         number: int,
+        *,
+        warm: set[str],
     ) -> Cell:
         setup, shape = self._setup, link.shape
         _set(self._link, shape)
@@ -245,7 +254,7 @@ class Sweep:
         )
         measured = measure_cell(
             ask, planning, ways, shape,
-            rounds=setup.rounds, way_s=setup.way_s, chance=random.Random(f"{subject.name} {shape}"),
+            rounds=setup.rounds, way_s=setup.way_s, chance=random.Random(f"{subject.name} {shape}"), warm=warm,
         )  # fmt: skip
         cell = Cell(
             model=subject.name,
@@ -254,6 +263,7 @@ class Sweep:
             ways=tuple(measured),
             load=os.getloadavg()[0],
             switches_bps=tuple(piece.high_bps / PAYLOAD_SHARE for piece in envelope.pieces()[:-1]),
+            about=dict(self.about),
         )
         if (chosen := cell.chosen) and (oracle := cell.oracle):
             self._progress(
@@ -310,12 +320,13 @@ def _parse(argv: Sequence[str] | None) -> tuple[Setup, argparse.Namespace]:
     parser.add_argument("--device-share", type=float, metavar="X", help="of a core (default 0.1)")
     parser.add_argument("--server-share", type=float, metavar="X", help="of a core (default 1)")
     parser.add_argument("--codecs", type=_words, metavar="A,B", help=f"allowed (default {','.join(_CODECS)})")
-    parser.add_argument("--rounds", type=int, metavar="N", help="requests of each way (default 7)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="requests of each way (default 5)")
     parser.add_argument("--rivals", type=int, metavar="N", help="best cuts elsewhere, for the oracle (default 3)")
     parser.add_argument("--profiling-s", type=float, metavar="S", help="for each model (default 10)")
     parser.add_argument("--photos", type=_words, metavar="A,B", help="requests carry these, not the profiled example")
     parser.add_argument("--methods", type=_words, metavar="A,B", help=f"of emulating the link: {', '.join(METHODS)}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="a folder of its own under experiments/results/")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the sweep in this folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the headline figures there too")
     options = parser.parse_args(argv)
     given = {name: value for name, value in vars(options).items() if value is not None and name in vars(QUICK)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,9 @@ _FIND_CLOUD_S = 60.0
 _SLOW_S = 4.0  # predicted; a slower way is not worth a request that only warms it up
 _SETTLED = 3  # requests of the agent's own choice that follow one plan
 _MOST_SETTLING = 8
+_LEAST_ROUNDS = 3
+_CONTENDS = 1.3  # times the quickest median: whoever is within it after the least rounds gets them all
+_WARMED = 2  # of the quickest ways over the link get a request before the others though they are compiled
 
 
 class Asking(Protocol):
@@ -83,6 +86,7 @@ class Cell:
         float, ...
     ] = ()  # rates of the link at which the planner would change plans, at this round trip
     notes: tuple[str, ...] = field(default=())
+    about: Mapping[str, str] = field(default_factory=dict)  # commit, machine and date of the run that measured it
 
     def find(self, role: str) -> Measured | None:
         """The way that plays this part, when it was measured."""
@@ -132,23 +136,31 @@ def measure_cell(
     way_s: float,
     chance: random.Random,
     pause_s: float = 0.03,
+    warm: set[str] | None = None,
 ) -> list[Measured]:
-    """Warm every way up, see what the agent chooses by itself, then measure all in turns.
+    """Warm ways up, see what the agent chooses by itself, then measure all in turns.
 
-    A way gets ``rounds`` requests, or as many as fit into about ``way_s`` seconds, at least one. The agent's choice is
-    a way like the others, so that a choice that equals another way is not compared with itself. After each request
-    there is a pause: what the agent does behind an answer is not the next request's.
+    A way gets ``rounds`` requests, or as many as fit into about ``way_s`` seconds, at least one. After three rounds
+    only those go on whose median is within 1.3 times the quickest, and the agent's own: of the others another request
+    moves neither oracle nor regret. The agent's choice is a way like the others, so that a choice that equals another
+    way is not compared with itself. After each request there is a pause: what the agent does behind an answer is not
+    the next request's. ``warm`` names the plans that this agent has compiled already; those of this cell join.
     """
+    warm = set() if warm is None else warm
+    sent = 0
     for way in ways:
-        if way.plan.predicted.latency_s < _SLOW_S:
+        tells_of_link = way.is_remote and sent < _WARMED
+        if way.plan.predicted.latency_s < _SLOW_S and (tells_of_link or way.plan.id not in warm):
             ask(str(way.plan), turn=0, deadline_s=_DEADLINE_S)
+            warm.add(way.plan.id)
+            sent += way.is_remote
     ways = _with_choice(ways, _settled(ask, planning, shape, pause_s=3 * pause_s))
     turns = {way.plan.id: _turns(way, rounds=rounds, way_s=way_s) for way in ways}
     requests: dict[str, list[dict[str, Any]]] = {way.plan.id: [] for way in ways}
     failures: dict[str, list[str]] = {way.plan.id: [] for way in ways}
     for turn in range(rounds):
         for way in chance.sample(list(ways), len(ways)):
-            if turn >= turns[way.plan.id]:
+            if turn >= turns[way.plan.id] or (turn >= _LEAST_ROUNDS and not _contends(way, requests)):
                 continue
             answer = ask(str(way.plan), turn=turn, deadline_s=_DEADLINE_S)
             if "failed" in answer:
@@ -157,6 +169,16 @@ def measure_cell(
                 requests[way.plan.id].append(answer | {"turn": turn})
             time.sleep(pause_s)
     return [_measured(way, requests[way.plan.id], failures[way.plan.id]) for way in ways]
+
+
+def _contends(way: Way, requests: Mapping[str, Sequence[dict[str, Any]]]) -> bool:
+    medians_s = {
+        name: statistics.median(float(each["total_s"]) - float(each["choose_s"]) for each in found)
+        for name, found in requests.items()
+        if found
+    }
+    mine_s = medians_s.get(way.plan.id)
+    return AGENT in way.roles or (mine_s is not None and mine_s <= _CONTENDS * min(medians_s.values()))
 
 
 def _measured(way: Way, requests: Sequence[dict[str, Any]], failures: Sequence[str]) -> Measured:

@@ -22,7 +22,7 @@ _PARTS = ("head_s", "encode_s", "network_s", "decode_s", "tail_s", "local_tail_s
 
 def rows_of(cells: Iterable[Cell], about: Mapping[str, str]) -> list[dict[str, Any]]:
     """One row for each model, link and way, those that were too slow to be measured included (without figures)."""
-    return [_row(cell, way) | dict(about) for cell in cells for way in cell.ways]
+    return [_row(cell, way) | dict(about) | dict(cell.about) for cell in cells for way in cell.ways]
 
 
 def requests_of(cells: Iterable[Cell]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import pytest
 from experiments.shape import METHODS, Method, Shape
 from experiments.sweep_cells import Cell, Measured, measure_cell, topology_of
 from experiments.sweep_report import cross_fitted_regret, headline, overhead_s, rows_of, summary_lines, write_csv
+from experiments.sweep_store import Store
 from experiments.sweep_ways import AGENT, COMPRESSED, DEVICE, NEUROSURGEON, Planning, Way, ways_over
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
@@ -167,6 +168,46 @@ def test_the_agents_choice_is_one_of_the_ways_and_all_take_turns() -> None:
     assert max(len(way.requests) for way in found) == 4
     assert not by_role["cloud png"].requests  # what was finished without the cloud says nothing of this way
     assert by_role["cloud png"].degraded
+
+
+def test_after_three_rounds_only_those_go_on_that_may_yet_be_the_best_and_the_agents_own() -> None:
+    planning = planning_of(chain(50, 10, 400, 2, 8))
+    agent = FakeAgent(planning)
+    given = list({plan.id: Way(plan, (role,)) for role, plan in ways(planning).items()}.values())
+    found = measure_cell(agent, planning, given, LINK, rounds=9, way_s=1e9, chance=random.Random(1), pause_s=0.0)
+    quickest_s = min(way.p50_s for way in found if way.requests)
+    for way in found:
+        if way.requests:
+            contends = AGENT in way.roles or way.p50_s <= 1.3 * quickest_s
+            assert len(way.requests) == (9 if contends else 3)
+    assert {len(way.requests) for way in found if way.requests} == {3, 9}, "one of the two kinds is missing here"
+
+
+def test_plans_that_the_agent_has_compiled_are_not_warmed_up_again_but_the_quickest_remote_ones_are() -> None:
+    planning = planning_of(chain(50, 10, 400, 2, 8))
+    agent, warm = FakeAgent(planning), set[str]()
+    given = list({plan.id: Way(plan, (role,)) for role, plan in ways(planning).items()}.values())
+    asked = []
+    for _ in range(2):
+        agent.asked.clear()
+        measure_cell(agent, planning, given, LINK, rounds=1, way_s=1e9, chance=random.Random(1), pause_s=0.0, warm=warm)
+        asked.append(len(agent.asked[: agent.asked.index("auto")]))
+    assert asked == [len(given), 2]
+
+
+def test_an_interrupted_sweep_knows_its_cells_again(tmp_path: Path) -> None:
+    store, setup = Store(tmp_path), {"rounds": 5, "models": ("m",), "codecs": ("raw", "png")}
+    cells = [cell(measured([AGENT], [1.0, 2.0], tiers=2), measured(["rival"], [])), cell(measured([DEVICE], [3.0]))]
+    assert store.load(setup) == []
+    for each in cells:
+        store.add(each, setup)
+    with (tmp_path / "cells.jsonl").open("a") as file:
+        file.write('{"setup": {"rou')  # killed while it wrote
+    again = store.load(setup | {"models": ("m", "other")})
+    assert rows_of(again, {}) == rows_of(cells, {})
+    assert headline(again) == headline(cells)
+    with pytest.raises(ValueError, match="other rounds"):
+        store.load(setup | {"rounds": 7})
 
 
 @pytest.mark.slow
