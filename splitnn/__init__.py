@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from splitnn.graph.capture import capture as capture
     from splitnn.graph.graph import Graph as Graph
     from splitnn.graph.model import Model as Model
+    from splitnn.planner.choice import Choice as Choice
+    from splitnn.planner.choice import choose as choose
+    from splitnn.planner.constraints import Constraints as Constraints
+    from splitnn.planner.envelope import Envelope as Envelope
+    from splitnn.planner.envelope import compute_envelope as compute_envelope
     from splitnn.planner.min_cut import plan as plan
+    from splitnn.planner.objective import Objective as Objective
     from splitnn.planner.plan import Plan as Plan
     from splitnn.runtime.host import ModelHost as ModelHost
     from splitnn.runtime.pipeline import Pipeline as Pipeline
@@ -41,6 +47,12 @@ _HOME = {
     "Cost": "splitnn.cost.estimate",
     "plan": "splitnn.planner.min_cut",
     "Plan": "splitnn.planner.plan",
+    "Objective": "splitnn.planner.objective",
+    "Constraints": "splitnn.planner.constraints",
+    "choose": "splitnn.planner.choice",
+    "Choice": "splitnn.planner.choice",
+    "compute_envelope": "splitnn.planner.envelope",
+    "Envelope": "splitnn.planner.envelope",
     "split": "splitnn.runtime.stage",
     "Stage": "splitnn.runtime.stage",
     "ModelHost": "splitnn.runtime.host",

@@ -15,7 +15,7 @@ import splitnn
 PUBLIC_NAMES = [
     *("capture", "Model", "Graph"),
     *("profile", "Profile", "Host", "Link", "Topology", "estimate", "Cost"),
-    *("plan", "Plan"),
+    *("plan", "Plan", "Objective", "Constraints", "choose", "Choice", "compute_envelope", "Envelope"),
     *("split", "Stage", "ModelHost", "LocalTransport", "Pipeline"),
 ]
 TORCH_FREE = [

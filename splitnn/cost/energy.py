@@ -72,7 +72,7 @@ class EnergyPrices:
 class EnergyCost:
     """Modelled joules of the device for one request."""
 
-    compute_j: float  # layers and encoding on the device
+    compute_j: float  # layers, encoding, stages and messages on the device
     transfer_j: float  # sending and receiving, the board included
     waiting_j: float  # while others compute, decode or forward, and for round trips
     tail_j: float  # of the radio after the last byte
@@ -128,9 +128,11 @@ def energy(cost: Cost, prices: EnergyPrices, *, downloaded_bytes: float | None =
     own = [transfer for transfer in cost.transfers if transfer.hop == 0]
     waiting_s = sum(cost.compute_s[1:]) + cost.round_trip_s + sum(transfer.decode_s for transfer in own)
     waiting_s += sum(t.encode_s + t.wire_s + t.decode_s for t in cost.transfers if t.hop)
+    waiting_s += sum(cost.handling_s[1:])
     waiting_s += max(0.0, cost.download_s - downloaded_bytes * prices.receive_s_per_byte)
     return EnergyCost(
-        compute_j=(cost.compute_s[0] + sum(transfer.encode_s for transfer in own)) * prices.compute_w,
+        compute_j=(cost.compute_s[0] + sum(cost.handling_s[:1]) + sum(transfer.encode_s for transfer in own))
+        * prices.compute_w,
         transfer_j=sum(transfer.size_bytes for transfer in own) * prices.send_j_per_byte
         + downloaded_bytes * prices.receive_j_per_byte,
         waiting_j=waiting_s * prices.wait_w,

@@ -22,6 +22,7 @@ from splitnn.cost.estimate import Codecs, nanoseconds
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
+from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
 from splitnn.planner.parametric import lowest_lines
 from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.rates import Line, RateProblem
@@ -166,6 +167,7 @@ def compute_envelope(
     codecs: Codecs = ("raw",),
     mode: Mode = "exact",
     pins: Mapping[str, str] | None = None,
+    constraints: Constraints = NO_CONSTRAINTS,
     low_bps: float = 1e4,
     high_bps: float = 1e10,
     varying: Varying = "up",
@@ -177,15 +179,30 @@ def compute_envelope(
     Raises:
         ProfileMismatch: a host has no profile, or one of another model.
         InfeasiblePlan: the pins contradict each other.
-        ValueError: a topology without a link, a range that is none, or a pin of an unknown layer or host.
+        ValueError: a topology without a link, a range that is none, a pin of an unknown layer or host, or a constraint
+            that is more than where layers run: ``Sensitivity`` of a ``FormProblem`` has envelopes within budgets.
     """
     if not topology.up:
         raise ValueError("an envelope needs a link: the topology has one host")
     if not 0 < low_bps < high_bps < math.inf:
         raise ValueError(f"an envelope's bandwidths go from above 0 to something finite, not {low_bps} to {high_bps}")
+    hosts = [host.name for host in topology.hosts]
+    if budgets := constraints.unbounded():
+        raise ValueError(f"this envelope knows no budgets, but {next(iter(budgets))} is limited")
+    if constraints.barred(graph, hosts):
+        raise ValueError("an operator is forbidden between hosts that may run it: plan for a single bandwidth")
     up, down = topology.up[0], topology.down[0]
     ratio = Fraction(up.bandwidth_bps) / Fraction(down.bandwidth_bps) if varying == "both" else None
-    problem = RateProblem(graph, profiles, topology, codecs=codecs, mode=mode, pins=pins or {}, down_per_up=ratio)
+    problem = RateProblem(
+        graph,
+        profiles,
+        topology,
+        codecs=codecs,
+        mode=mode,
+        pins=pins or {},
+        down_per_up=ratio,
+        constraints=constraints,
+    )
     fastest, slowest = 1 / Fraction(high_bps), 1 / Fraction(low_bps)
     spans = lowest_lines(problem.solve, fastest, slowest)
     found = [(line, float(1 / far), float(1 / near)) for line, near, far in spans]

@@ -82,9 +82,20 @@ class Metering:
                 prices.download_j(self._size(tensor), hop=hop, seconds=self.table.download_ns[tensor][hop] * 1e-9)
             ),
             use=[
-                nanoseconds(prices.round_trip_j(ns * 1e-9, hop=hop)) for hop, ns in enumerate(self.table.round_trip_ns)
+                nanoseconds(prices.round_trip_j(ns * 1e-9, hop=hop) + self._handling_j(prices, hop))
+                for hop, ns in enumerate(self.table.round_trip_ns)
             ],
+            request=nanoseconds(prices.layer_j(self.table.request_ns * 1e-9, tier=0)),
+            first_stage=nanoseconds(prices.layer_j(self.table.first_stage_ns * 1e-9, tier=0)),
         )
+
+    def _handling_j(self, prices: EnergyPrices, hop: int) -> float:
+        """What the messages over a hop, and the stage beyond it, cost the device."""
+        if not self.table.message_ns:
+            return 0.0
+        near_s, far_s = (ns * 1e-9 for ns in self.table.message_ns[hop : hop + 2])
+        far_s += self.table.stage_ns[hop + 1] * 1e-9
+        return prices.layer_j(near_s, tier=hop) + prices.layer_j(far_s, tier=hop + 1)
 
     def traffic(self) -> Meter:
         """Bytes over all hops, both ways."""

@@ -40,6 +40,15 @@ def test_a_request_costs_what_pencil_and_paper_say() -> None:
     assert "modelled" in str(found)
 
 
+def test_layers_beyond_a_hop_wake_its_radio_even_when_they_take_no_time_and_nothing_crosses() -> None:
+    graph = Graph((Layer("l", "op", (), ("t",)),), {"t": TensorSpec((0,), "float32")}, (), ("t",))
+    profiles = {name: Profile("m", name, {"l": Timing(0, 0)}, Timing(1, 1)) for name in ("device", "cloud")}
+    topology = Topology.chain(["device", "cloud"], ["1Mbps/0ms"])
+    beyond, at_home = (estimate(graph, {"l": host}, profiles, topology) for host in ("cloud", "device"))
+    assert energy(beyond, PRICES).tail_j == PRICES.tail_j > 0
+    assert energy(at_home, PRICES).total_j == 0
+
+
 def test_a_request_that_stays_on_the_device_costs_its_computing_only() -> None:
     found = energy(Cost(2_000_000_000, (2.0, 0.0), (), 0.0, 0.0), PRICES)
     assert found.total_j == found.compute_j == 10.0
