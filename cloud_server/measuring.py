@@ -12,6 +12,7 @@ from splitnn.cost.profile import Profile
 from splitnn.cost.profiler import profile
 from splitnn.graph.model import Model
 from splitnn.runtime.engine import Engine
+from splitnn.runtime.handling import with_handling
 from splitnn.transport.codec import USUAL
 
 _log = logging.getLogger(__name__)
@@ -59,4 +60,4 @@ class Measuring:
             if self._ends.is_set():
                 raise _Stopped
 
-        return profile(model, host=HOST, codecs=USUAL, threads=self._threads, progress=progress)
+        return with_handling(profile(model, host=HOST, codecs=USUAL, threads=self._threads, progress=progress))

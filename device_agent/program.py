@@ -144,6 +144,8 @@ def _load(settings: Settings) -> tuple[Model, Profile]:
     if settings.profile:
         measured = open_profile(settings.profile)
         measured.check_fits(model.graph, model.digest)
+        if not measured.message_s:  # written before it was measured, or by hand
+            measured = with_handling(measured)
     else:
         _log.info("measuring the model's layers on this device")
         codecs = {name: CODECS[name] for name in settings.codecs}

@@ -15,23 +15,15 @@ from splitnn.planner.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How reluctant to be. A change must save both a share of the latency and a time that somebody notices.
-
-    So must a split, beside the better of both ends: handing over between stages costs time that no profile has, 8 ms
-    of a request on a device ten times slower than this machine.
-    """
+    """How reluctant to be. A change must save both a share of the latency and a time that somebody notices."""
 
     least_gain: float = 0.08  # of the present plan's latency
     least_gain_s: float = 0.002
     dwell_s: float = 2.0  # a plan is kept at least so long,
     urgent_gain: float = 0.4  # unless a change saves so much
-    least_split_gain_s: float = 0.002  # of a split, beside the better of both ends
 
     def __post_init__(self) -> None:
-        if not (
-            0 <= self.least_gain <= self.urgent_gain < 1
-            and min(self.least_gain_s, self.dwell_s, self.least_split_gain_s) >= 0
-        ):
+        if not (0 <= self.least_gain <= self.urgent_gain < 1 and min(self.least_gain_s, self.dwell_s) >= 0):
             raise ValueError(f"a policy needs 0 <= least gain <= urgent gain < 1 and times of 0 or more, not {self}")
 
 
@@ -78,7 +70,6 @@ def decide(
     """
     current = reprice(current, graph, conditions)
     best = best_plan(graph, conditions.profiles, conditions.topology, codecs=codecs)
-    best = _unsplit_if_as_good(best, graph, conditions, codecs=codecs, policy=policy)
     return weigh(current, best, held_s=held_s, policy=policy, circumstances=str(conditions))
 
 
@@ -97,20 +88,6 @@ def weigh(current: Plan, best: Plan, *, held_s: float, policy: Policy, circumsta
         reason = f"changed only {held_s:.1f} s ago: {change}"
         return Decision(current, is_change=False, reason=reason, is_settled=False)
     return Decision(best, is_change=True, reason=change)
-
-
-def _unsplit_if_as_good(best: Plan, graph: Graph, conditions: Conditions, *, codecs: Codecs, policy: Policy) -> Plan:
-    """The plan, or the quickest one that uses a single host when the plan hardly saves anything beside it."""
-    if len(set(best.tiers)) < 2:
-        return best
-    table = tabulate(graph, conditions.profiles, conditions.topology, codecs=codecs)
-    hosts = tuple(host.name for host in conditions.topology.hosts)
-    whole = [
-        Plan.priced(graph, [tier] * len(graph), table=table, model=best.model, hosts=hosts, mode=best.mode)
-        for tier in range(len(hosts))
-    ]
-    quickest = min(whole, key=lambda plan: plan.predicted.latency_ns)
-    return quickest if quickest.predicted.latency_s - best.predicted.latency_s < policy.least_split_gain_s else best
 
 
 def reprice(plan: Plan, graph: Graph, conditions: Conditions) -> Plan:
