@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
-from splitnn.cli import check, envelope, explain, export, models, pack, plan, profile
+from splitnn.cli import calibrate, check, envelope, exits, explain, export, models, pack, plan, profile
 from splitnn.errors import SplitnnError
 from splitnn.runtime.settings import BAD_INPUT as BAD_INPUT
 
@@ -25,7 +25,7 @@ class Command(Protocol):
         ...
 
 
-COMMANDS: tuple[Command, ...] = (models, check, pack, profile, plan, explain, envelope, export)
+COMMANDS: tuple[Command, ...] = (models, check, pack, profile, calibrate, plan, explain, envelope, exits, export)
 """In the order of the help."""
 
 INTERRUPTED = 130

@@ -20,6 +20,7 @@ from splitnn.cli.blocks import blocks_of
 from splitnn.cli.sources import MODEL_HELP, open_model
 from splitnn.cost.network import Host
 from splitnn.cost.profile import Profile
+from splitnn.cost.profile_file import write_profile
 from splitnn.runtime.settings import SERVING_ENGINES
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     codecs = _codecs(args.codecs)
     from splitnn.cost.profiler import profile
     from splitnn.runtime.engines.serving import compile_on
+    from splitnn.runtime.handling import with_handling
 
     if args.engine != "torch" and args.torch_device != "cpu":
         raise ValueError(f"--engine {args.engine} computes on the CPU; --torch-device is {args.torch_device}")
@@ -118,7 +120,8 @@ def run(args: argparse.Namespace) -> int:
             compile=compile,
             progress=lambda done, what: bar.update(task, completed=done, description=what),
         )
-    _write(args.output, found)
+        found = with_handling(found)
+    write_profile(args.output, found)
     blocks = _block_seconds(found, model.graph)
     if args.json:
         print(json.dumps(_summary(found, args, blocks)))
@@ -141,13 +144,6 @@ def _codecs(names: str) -> dict[str, Codec]:
     for name in names.split(","):
         found |= several[name] if name in several else {name: codec(name)}
     return found
-
-
-def _write(path: Path, found: Profile) -> None:
-    """The whole file or none of it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(found.to_json(), allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def _block_seconds(found: Profile, graph: Graph) -> list[tuple[str, float, int]]:

@@ -28,3 +28,15 @@ def open_profile(path: str | Path) -> Profile:
         return Profile.from_json(found)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def write_profile(path: str | Path, profile: Profile) -> None:
+    """The whole file or none of it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    target = Path(path)
+    part = target.with_name(target.name + ".part")
+    part.write_text(json.dumps(profile.to_json(), allow_nan=False) + "\n", encoding="utf-8")
+    part.replace(target)

@@ -1,0 +1,163 @@
+"""Calibration against the whole model by hand, its intervals against simulation, and data that do not fit."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from splitnn.cli.main import main
+from splitnn.cost.accuracy import Calibration
+from splitnn.cost.profile_file import open_profile
+from splitnn.errors import InvalidInput
+from splitnn.graph.capture import capture
+from splitnn.graph.extract import extract
+from splitnn.graph.graft import tensor_values
+from splitnn.graph.model import Model
+from splitnn.graph.package import save
+from splitnn.graph.recipe import NO_DROP
+from splitnn.transport.codec import CODECS
+from splitnn.tuning.calibration import calibrate, candidates
+from splitnn.tuning.drops import changes, drop_of
+from tests.models import captured
+
+
+@dataclass(frozen=True)
+class Data:
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor | None
+    origins: tuple[str, ...]
+    source: str = "made up"
+
+
+def noise(model: Model, count: int, *, labels: torch.Tensor | None = None) -> Data:
+    generator = torch.Generator().manual_seed(7)
+    inputs = {
+        name: torch.randn(count, *model.graph.tensors[name].shape[1:], generator=generator)
+        for name in model.graph.inputs
+    }
+    return Data(inputs, labels, tuple(f"sample {i}" for i in range(count)))
+
+
+def test_drop_of_a_codec_is_what_the_rest_of_the_model_says_on_the_decoded_tensor() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 10 * 10, 10))
+    model = capture(net.eval(), (torch.randn(1, 3, 12, 12),))
+    data = noise(model, 50)
+    tensor, (read,), (answer,) = model.graph.layer("1").outputs[0], model.graph.inputs, model.graph.outputs
+    found = calibrate(
+        model, data, codecs={name: CODECS[name] for name in ("raw", "int8", "int2")}, tensors=[tensor]
+    ).tensors[tensor]
+
+    def head(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values = tensor_values(model, [tensor, answer], {read: x})
+        assert isinstance(values[tensor], torch.Tensor)
+        return values[tensor], values[answer]  # type: ignore[return-value]
+
+    tail = extract(model, (tensor,), (answer,))
+    value, whole = head(data.inputs[read])
+    for name in ("int8", "int2"):
+        payloads = [CODECS[name].encode(value[i : i + 1]) for i in range(50)]
+        decoded = [CODECS[name].decode(payload, (1, *value.shape[1:]), "float32") for payload in payloads]
+        again = tail(torch.cat(decoded))[0]
+        assert found[name].drop.estimate == int((again.argmax(1) != whole.argmax(1)).sum()) / 50
+        assert found[name].median_bytes == statistics.median_low(len(payload) for payload in payloads)
+    assert found["int2"].drop.estimate > 0, "a codec that costs nothing tests nothing"
+    assert found["raw"].drop == NO_DROP
+
+
+def test_labels_judge_both_and_gains_count_against_losses() -> None:
+    whole = torch.eye(4)[[0, 1, 2, 3, 0, 1]]
+    other = torch.eye(4)[[0, 1, 2, 0, 1, 2]]
+    assert changes(whole, other, None) == [0, 0, 0, 1, 1, 1]
+    assert changes(whole, other, torch.tensor([0, 1, 3, 3, 1, 3])) == [0, 0, 0, 1, -1, 0]
+
+
+def test_interval_holds_the_truth_in_nineteen_of_twenty_draws_even_when_crops_change_together(seed: int) -> None:
+    rng = random.Random(seed)
+    for photos, crops in ((300, 1), (40, 10)):
+        held = 0
+        for _ in range(300):
+            changed, origins = [], []
+            for photo in range(photos):
+                share = rng.choice((0.0, 0.2)) if crops > 1 else 0.1  # the truth is 0.1 either way
+                changed += [int(rng.random() < share) for _ in range(crops)]
+                origins += [f"{photo}"] * crops
+            drop = drop_of(changed, origins)
+            held += drop.low <= 0.1 <= drop.high
+        assert held >= 0.9 * 300, (photos, held)
+
+
+def test_no_change_among_few_samples_is_no_proof_of_none() -> None:
+    few, many = (drop_of([0] * count, [str(i) for i in range(count)]) for count in (20, 2000))
+    assert few.estimate == many.estimate == 0
+    assert few.high > 0.05 and 0 < many.high < 0.002
+
+
+def test_candidates_suffice_alone_and_shrink() -> None:
+    model = captured("chain")
+    found = candidates(model)
+    sizes = [model.graph.tensors[tensor].size_bytes for tensor in found]
+    assert found[0] == "x" and sizes == sorted(sizes, reverse=True)
+    for tensor in found:
+        model.program.needed((tensor,), model.graph.outputs)
+    assert len(candidates(model, most=2)) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": {"y": torch.zeros(5, 3, 12, 12)}},
+        {"inputs": {"x": torch.zeros(5, 3, 12, 13)}},
+        {"inputs": {"x": torch.zeros(5, 3, 12, 12, dtype=torch.float64)}},
+        {"inputs": {"x": torch.zeros(4, 3, 12, 12)}},
+        {"inputs": {"x": torch.zeros(0, 3, 12, 12)}, "origins": ()},
+    ],
+)
+def test_data_of_another_shape_are_refused(change: dict[str, object]) -> None:
+    model = captured("chain")
+    values: dict[str, object] = {
+        "inputs": {"x": torch.zeros(5, 3, 12, 12)}, "labels": None, "origins": tuple("abcde"), **change
+    }  # fmt: skip
+    with pytest.raises(InvalidInput, match="made up"):
+        calibrate(model, Data(**values), codecs=dict(CODECS))  # type: ignore[arg-type]
+
+
+def test_model_without_one_answer_is_refused() -> None:
+    model = captured("several_results")
+    with pytest.raises(ValueError, match="one output of logits"):
+        calibrate(model, noise(model, 4), codecs=dict(CODECS))
+
+
+def test_command_writes_the_calibration_and_its_sizes_into_the_profile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = captured("chain")
+    package = str(save(model, tmp_path / "chain"))
+    profile, data = tmp_path / "device.json", tmp_path / "data.safetensors"
+    save_file({"x": torch.randn(200, 3, 12, 12)}, data)
+    assert main(["profile", package, "-o", str(profile), "--repeats", "1"]) == 0
+    command = ["calibrate", package, "--profile", str(profile)]
+    assert main([*command, "--data", str(data), "--codecs", "raw,int8", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = open_profile(profile)
+    assert found.accuracy == Calibration.from_json(printed)
+    assert found.accuracy is not None and printed["digest"] == model.digest
+    tensor = next(name for name in found.accuracy.tensors if name != "x")
+    assert found.codecs[tensor]["int8"].size_bytes == found.accuracy.tensors[tensor]["int8"].median_bytes
+
+    for wrong, said in (
+        (["--data", str(tmp_path / "absent")], "no such folder or file"),
+        (["--data", str(data), "--codecs", "int99"], "no codec is called 'int99'"),
+        (["--data", str(data), "--tensors", "nowhere"], "no tensor 'nowhere'"),
+        (["--data", "fashion-mnist"], "reads"),
+    ):
+        assert main([*command, *wrong]) == 2
+        assert said in capsys.readouterr().err
