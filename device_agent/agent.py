@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from weakref import WeakSet
 
+import torch
+
 from device_agent.account import account
+from device_agent.audit import Audit, AuditPolicy, Check
 from device_agent.cloud import Cloud
 from device_agent.courses import Aside, Course, Courses
-from device_agent.navigator import Navigator, parse_pin
+from device_agent.leaving import check_of, codecs_of, exits_for, is_whole_tail, short_of_time
+from device_agent.navigator import DEVICE, Navigator, parse_pin
 from device_agent.patience import Patience
 from device_agent.refusals import Refusals
 from splitnn.cost.profile import Profile
@@ -29,10 +33,12 @@ from splitnn.errors import (
     Unavailable,
     UnknownModel,
 )
-from splitnn.graph.model import Model, Value
+from splitnn.graph.exits import Exits
+from splitnn.graph.model import Model
 from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.engine import Engine
+from splitnn.runtime.exits import said
 from splitnn.runtime.host import WORKING_BYTES, ModelHost
 from splitnn.runtime.inputs import admit, samples_of
 from splitnn.runtime.pipeline import Pipeline, Progress
@@ -41,6 +47,7 @@ from splitnn.transport.base import Announcement, Answer, Clock, Description, Hos
 
 _log = logging.getLogger(__name__)
 _NEARLY = 0.95  # timers of two hosts differ
+_CHECK_S = 10.0  # a check of an answer may take so long
 
 
 class Agent:
@@ -61,11 +68,16 @@ class Agent:
         deadline_s: float = 30.0,
         patience: Patience | None = None,
         slowdown: float = 1.0,
+        audit: AuditPolicy | None = None,
+        chance: random.Random | None = None,
         instrument: Instrument | None = None,
         aside: Aside = asyncio.to_thread,
         clock: Clock = time.monotonic,
     ) -> None:
-        """``deadline_s`` bounds every request; ``slowdown`` is the emulated one and only told on."""
+        """``deadline_s`` bounds every request; ``slowdown`` is the emulated one and only told on.
+
+        ``audit`` says how many answers of exits the cloud checks, which ``chance`` chooses; run ``self.audit`` for it.
+        """
         self._model = model
         self._cloud = cloud
         self._navigator = navigator
@@ -77,15 +89,24 @@ class Agent:
         self._slowdown = slowdown
         self._instrument = instrument or Instrument()
         self._clock = clock
-        self._host = ModelHost(model, name=name, engine=engine, working_bytes=WORKING_BYTES, clock=clock)
+        self._host = ModelHost(model, name=name, host=DEVICE, engine=engine, working_bytes=WORKING_BYTES, clock=clock)
         self._layer_bytes = largest_layer_bytes(model.graph, (layer.name for layer in model.graph.layers))
-        self._courses = Courses(navigator, compile=self._compiled, aside=aside, instrument=self._instrument)
+        self._courses = Courses(
+            navigator, exits=model.exits, compile=self._compiled, aside=aside, instrument=self._instrument
+        )
         self._ran: WeakSet[Pipeline] = WeakSet()  # a first run is slower and says nothing of the device
         self._news = asyncio.Event()
         self._was_up = self._was_found = False
         self._refusals = Refusals(clock=clock)
         self._under_way = self._begun = 0  # requests of applications
         self._is_closed = False
+        self.audit = Audit(
+            self._ask_whole,
+            is_free=lambda: cloud.is_up and not cloud.under_way,
+            policy=audit or AuditPolicy(),
+            chance=chance,
+            instrument=self._instrument,
+        )
         cloud.subscribe(self._on_cloud_change)
 
     def expect(self, announced: Announcement) -> None:
@@ -98,6 +119,8 @@ class Agent:
         """See ``Service``. What the cloud fails to do is done here; a request is lost only to its deadline.
 
         A request's parameter ``plan`` (``device``, ``cloud`` or a plan's line) overrides the plan, for this request.
+        Where the model has exits, the first that is sure answers, under the name of the model's last one; outputs that
+        are asked for by name are the whole model's. Its parameter ``exits`` says which may (``exits_asked_for``).
         The answer's parameters are those of ``account``.
         """
         if not self._is_whole(request):
@@ -151,19 +174,22 @@ class Agent:
         started_s = self._clock()
         deadline_s = min(request.deadline_s, started_s + self._deadline_s)
         load = samples_of(self._model.graph, request.tensors) / self._model.graph.batch
-        course, degraded = await self._choose(request, load)
+        exits = exits_for(self._model, request)
+        course, degraded = await self._choose(request, load, exits)
         choose_s = self._clock() - started_s
         pipeline = course.pipeline
         is_typical = load == 1 and pipeline in self._ran
         number = self._begun if self._under_way == 1 else 0
         progress = await pipeline.start(request.tensors, deadline_s=deadline_s, request_id=request.request_id)
         if progress.stage_s and is_typical:
-            self._navigator.observe_device(pipeline.stages[0].layers, progress.stage_s[0])
+            self._navigator.observe_device(progress.ran, progress.stage_s[0])
         self._ran.add(pipeline)
-        if course.plan.is_local:
+        if course.plan.is_local or progress.hosts_done == len(course.plan.hosts):
             progress = await pipeline.finish_here(progress)
         else:
-            progress, degraded = await self._ask_cloud(course, progress, load)
+            progress, degraded = await self._ask_cloud(course, progress, load, exits)
+        if progress.is_short:
+            degraded = f"{degraded}; {short_of_time(progress)}" if degraded else short_of_time(progress)
         if degraded:
             self._instrument.degraded(request_id=request.request_id, reason=degraded)
         total_s = self._clock() - started_s
@@ -171,7 +197,7 @@ class Agent:
             beside_s = total_s - choose_s - sum(progress.stage_s)
             if course.plan.is_local:
                 self._navigator.observe_local(beside_s=beside_s)
-            else:
+            elif progress.answers:
                 self._navigator.observe_remote(course.plan, progress.answers[-1], beside_s=beside_s)
         self._news.set()
         parameters = account(
@@ -183,9 +209,31 @@ class Agent:
             degraded=degraded,
             slowdown=self._slowdown,
         )
-        return self._answer(request, course.pipeline.outputs(progress), progress, parameters)
+        if exits is not None:
+            parameters |= self._exit_taken(request, exits, progress, course.plan)
+        outputs = pipeline.outputs(progress)
+        return Answer(
+            tensors={name: outputs[name] for name in request.wanted or outputs},
+            version=self._host.version,
+            timings=Timings(queue_s=progress.queue_s, compute_s=sum(progress.stage_s)),
+            parameters=parameters,
+        )
 
-    async def _choose(self, request: Request, load: float) -> tuple[Course, str]:
+    def _exit_taken(self, request: Request, exits: Exits, progress: Progress, plan: Plan) -> dict[str, Parameter]:
+        """What the answer says of its exits, and of all lately; some answers are put aside to be checked."""
+        assert progress.passage is not None
+        told = said(progress.passage.answers)
+        self._instrument.exit_taken(
+            request_id=request.request_id, exits=str(told["exit"]), confidence=float(told["confidence"])
+        )
+        if self._navigator.uses_cloud and self.audit.chooses():
+            check = check_of(self._model.graph, exits, request, progress, plan)
+            if check is not None:
+                self.audit.add(check)
+        found = self.audit.agreement
+        return told | ({"audited": found.checked, "agreement": found.share} if found.checked else {})
+
+    async def _choose(self, request: Request, load: float, exits: Exits | None) -> tuple[Course, str]:
         """The course that the request asks for with its parameter ``plan``, else the current one.
 
         The second is the reason when it must be the device alone, because the cloud is lost or refuses the plan.
@@ -195,25 +243,34 @@ class Agent:
             pin = parse_pin(asked, self._model.graph, self._model.digest)
         except ValueError as error:
             raise InvalidInput(f"the request's parameter 'plan': {error}") from error
-        course = await self._courses.asked_for(pin)
+        course = await self._courses.asked_for(pin, exits)
         is_undecided = pin == "auto" and self._navigator.uses_cloud and not self._was_found
         if (is_undecided or not course.plan.is_local) and not self._cloud.is_up:
-            return self._courses.on_device, self._cloud.lost_because
+            return await self._courses.alone(exits), self._cloud.lost_because
         if pin == "auto" and (reason := self._refusals.reason(course.plan.id, load=load)):
-            return self._courses.on_device, f"the cloud refuses this plan: {reason}"
+            return await self._courses.alone(exits), f"the cloud refuses this plan: {reason}"
         return course, ""
 
-    async def _ask_cloud(self, course: Course, progress: Progress, load: float) -> tuple[Progress, str]:
+    async def _ask_cloud(
+        self, course: Course, progress: Progress, load: float, exits: Exits | None
+    ) -> tuple[Progress, str]:
         """The finished request, and why the cloud had no part in it; "" when it had. ``load`` is in examples."""
         pipeline, cost = course.pipeline, course.plan.predicted
         rest = pipeline.stages[1].layers
+        if progress.passage is not None:
+            load *= len(progress.passage.aboard) / len(progress.passage.verdicts)
+        self.audit.make_way()
         asked_s = self._clock()
         remote_s = (cost.latency_s - cost.compute_s[0]) * load * (self._cloud.under_way + 1)
-        until_s = self._patience.until_s(
+        busy, to_answer = load * (self._engine.waiting + 1), pipeline.layers_to_an_answer(progress)
+        local_s = self._navigator.device_seconds(rest) * busy
+        answer_s = self._navigator.device_seconds(to_answer) * busy if to_answer else 0.0
+        until_s = self._patience.until_answered_s(
             now_s=asked_s,
-            deadline_s=progress.deadline_s,
+            deadline_s=min(progress.deadline_s, progress.answer_by_s),
             remote_s=remote_s,
-            local_s=self._navigator.device_seconds(rest) * load * (self._engine.waiting + 1),
+            local_s=local_s,
+            answer_s=answer_s,
         )
         if until_s is None:
             return await pipeline.finish_here(progress), "its deadline left no time to ask the cloud"
@@ -239,20 +296,29 @@ class Agent:
         else:
             self._refusals.clear(course.plan.id, load=load)
             timings = done.answers[-1].timings
-            if load == 1:
+            if load == 1 and is_whole_tail(done, exits):
                 self._navigator.observe_cloud(rest, timings.queue_s + timings.compute_s)
             return done, ""
         return await pipeline.finish_here(progress), reason
 
-    def _answer(
-        self, request: Request, outputs: Mapping[str, Value], progress: Progress, parameters: Mapping[str, Parameter]
-    ) -> Answer:
-        return Answer(
-            tensors={name: outputs[name] for name in request.wanted or outputs},
-            version=self._host.version,
-            timings=Timings(queue_s=progress.queue_s, compute_s=sum(progress.stage_s)),
-            parameters=parameters,
+    async def _ask_whole(self, check: Check) -> torch.Tensor:
+        """What the whole model says of a request that exits have answered, by the cloud."""
+        assert self._model.exits is not None
+        name = self._model.exits.exits[-1].output
+        request = Request(
+            model=self._name,
+            tensors=check.tensors,
+            deadline_s=self._clock() + _CHECK_S,
+            digest=self._model.digest,
+            request_id=f"check of {check.request_id}",
+            codecs=codecs_of(check, self.plan),
+            wanted=(name,),
+            parameters={"exits": "none"},
         )
+        logits = (await self._cloud.infer(request)).tensors.get(name)
+        if not isinstance(logits, torch.Tensor) or logits.shape != check.logits.shape:
+            raise CodecError("the cloud answered a check with something else")
+        return logits
 
     def _is_whole(self, request: Request) -> bool:
         graph = self._model.graph
@@ -270,12 +336,14 @@ class Agent:
             raise PayloadTooLarge(f"a batch of {samples} needs {needed} bytes for one layer; at most {WORKING_BYTES}")
         return replace(request, tensors=tensors, wanted=tuple(dict.fromkeys(request.wanted)))
 
-    def _compiled(self, plan: Plan) -> Pipeline:
+    def _compiled(self, plan: Plan, exits: Exits | None) -> Pipeline:
         return Pipeline(
             self._model,
             plan,
             [self._cloud],
             name=self._name,
+            exits=exits,
+            predict=self._navigator.device_seconds,
             engine=self._engine,
             instrument=self._instrument,
             clock=self._clock,

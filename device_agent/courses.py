@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from device_agent.navigator import Navigator, Pin
 from splitnn.errors import Overloaded
+from splitnn.graph.exits import Exits
 from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.pipeline import Pipeline
@@ -34,19 +35,29 @@ class Course:
 
 
 class Courses:
-    """Compiles plans with ``compile`` (some 60 ms, beside the loop) and switches from one to the next."""
+    """Compiles plans with ``compile`` (some 60 ms, beside the loop) and switches from one to the next.
+
+    The current course, and the one on the device alone, use the exits given; others are to be had for the asking.
+    """
 
     def __init__(
-        self, navigator: Navigator, *, compile: Callable[[Plan], Pipeline], aside: Aside, instrument: Instrument
+        self,
+        navigator: Navigator,
+        *,
+        exits: Exits | None = None,
+        compile: Callable[[Plan, Exits | None], Pipeline],
+        aside: Aside,
+        instrument: Instrument,
     ) -> None:
         self._navigator = navigator
         self._compile = compile
         self._aside = aside
         self._instrument = instrument
-        self._pipelines: OrderedDict[str, Pipeline] = OrderedDict()
+        self._exits = exits
+        self._pipelines: OrderedDict[tuple[str, ...], Pipeline] = OrderedDict()
         self._compiling = asyncio.Lock()
         self._asking = 0  # requests that wait for a plan of their own
-        self.on_device = Course(navigator.on_device, compile(navigator.on_device))
+        self.on_device = Course(navigator.on_device, compile(navigator.on_device, exits))
         self.current = self.on_device
 
     async def replan(self) -> None:
@@ -60,19 +71,25 @@ class Courses:
             return
         before = self.current.plan
         decision = await self._aside(lambda: self._navigator.decide(now))
-        course = Course(decision.plan, await self._compiled(decision.plan))
+        course = Course(decision.plan, await self._compiled(decision.plan, self._exits))
         self._navigator.follow(decision, now)
         self.current = course
         if decision.is_change:
             self._instrument.plan_changed(old=str(before), new=str(decision.plan), reason=decision.reason)
 
-    async def asked_for(self, pin: Pin) -> Course:
-        """The course of one request that says where it wants to run.
+    async def alone(self, exits: Exits | None) -> Course:
+        """The course on the device alone, with these exits."""
+        if exits is self._exits:
+            return self.on_device
+        return Course(self.on_device.plan, await self._compiled(self.on_device.plan, exits))
+
+    async def asked_for(self, pin: Pin, exits: Exits | None = None) -> Course:
+        """The course of one request that says where it wants to run, and which exits may answer it.
 
         Raises:
             Overloaded: many such requests wait for their plans to be compiled already.
         """
-        if pin == "auto":
+        if pin == "auto" and exits is self._exits:
             return self.current
         if self._asking >= _MOST_ASKING:
             raise Overloaded(f"{self._asking} requests with plans of their own wait for them to be compiled already")
@@ -80,16 +97,17 @@ class Courses:
         try:
             now = self._navigator.conditions()
             plan = await self._aside(lambda: self._navigator.priced(pin, now))
-            return Course(plan, await self._compiled(plan))
+            return Course(plan, await self._compiled(plan, exits))
         finally:
             self._asking -= 1
 
-    async def _compiled(self, plan: Plan) -> Pipeline:
-        if plan.id not in self._pipelines:
+    async def _compiled(self, plan: Plan, exits: Exits | None) -> Pipeline:
+        key = plan.id, *(each.name for each in (exits.exits if exits else ()))
+        if key not in self._pipelines:
             async with self._compiling:  # one after the other: each takes a core from the requests
-                if plan.id not in self._pipelines:
-                    self._pipelines[plan.id] = await self._aside(lambda: self._compile(plan))
+                if key not in self._pipelines:
+                    self._pipelines[key] = await self._aside(lambda: self._compile(plan, exits))
                     if len(self._pipelines) > _KEPT:
                         self._pipelines.popitem(last=False)
-        self._pipelines.move_to_end(plan.id)
-        return self._pipelines[plan.id]
+        self._pipelines.move_to_end(key)
+        return self._pipelines[key]

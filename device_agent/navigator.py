@@ -84,7 +84,8 @@ class Navigator:
         self._device_coding = SlowdownEstimator(clock=clock)
         self._cloud_pace = SlowdownEstimator(fresh_s=_FRESH_S, clock=clock)
         self._local = MedianEstimator(clock=clock)  # what a request costs beside its stages that never leaves
-        self._remote = MedianEstimator(clock=clock)  # and one that does, beside coding and the network too
+        self._remote = MedianEstimator(clock=clock)  # and one that leaves at once, beside coding and the network too
+        self._split = MedianEstimator(clock=clock)  # and one that leaves after a stage
         self._far = MedianEstimator(clock=clock)  # what it costs there, beside stage and coding
         self._decided_at: Conditions | None = None
         self._since_s = clock()
@@ -120,41 +121,44 @@ class Navigator:
         encoding_s = sum(_coding(self._profile, t.tensor, t.codec).encode_s for t in transfers)
         decoding_s = sum(_coding(self._cloud_profile, t.tensor, t.codec).decode_s for t in transfers)
         self._device_coding.observe(answer.encode_s, profiled_s=encoding_s)
-        host = self._device()
-        coding = host.slowdown if host.coding_slowdown is None else host.coding_slowdown
-        self._remote.observe(max(0.0, beside_s - answer.elapsed_s - encoding_s * coding))
+        coding = self._device_coding if self._device_coding.is_known else self._device_pace
+        kind = self._split if 0 in plan.tiers else self._remote
+        kind.observe(max(0.0, beside_s - answer.elapsed_s - encoding_s * coding.factor))
         far = answer.timings
         self._far.observe(max(0.0, far.total_s - far.queue_s - far.compute_s - decoding_s))
 
     def conditions(self) -> Conditions:
         """What is believed now."""
         cloud_slowdown = self._cloud_pace.factor if self._cloud_pace.is_known else self._reported_slowdown
-        device, far_s, remote_s = self._device(), self._far.seconds, self._remote.seconds
-        cloud = Host(CLOUD, cloud_slowdown)
-        if far_s is not None and remote_s is not None:  # with what leaving costs here beyond two messages
-            cloud = replace(cloud, stage_s=remote_s - 2 * (device.message_s or 0.0), message_s=far_s)
-        hosts = device, cloud
+        hosts = self._hosts(cloud_slowdown)
         up, down = self._estimator.links(idle_s=self._estimator.typical_idle_s)
         return Conditions({DEVICE: self._profile, CLOUD: self._cloud_profile}, Topology(hosts, (up,), (down,)))
 
-    def _device(self) -> Host:
-        """The device as it is now.
+    def _hosts(self, cloud_slowdown: float) -> tuple[Host, Host]:
+        """Both as they are now.
 
-        What a request that leaves costs here is two messages: the one that it came in and the one that it left in. A
-        request that stays costs the first one, and what is left of it is the stage's.
+        A request costs here, beside layers, coding and network: r + s when it stays, r + h when it leaves at once, and
+        r + s + h when it does both. Three kinds are observed for these three; what was not observed is the profile's.
         """
-        pace, local_s, remote_s = self._device_pace, self._local.seconds, self._remote.seconds
-        message_s = self._profile.message_s * pace.factor if remote_s is None else remote_s / 2
-        stays_s = pace.fixed_s + (message_s + self._profile.stage_s * pace.factor if local_s is None else local_s)
-        if local_s is not None or remote_s is None:
-            message_s = min(message_s, max(0.0, stays_s))
-        return Host(
+        pace, own = self._device_pace, self._profile
+        message_s, stage_s = own.message_s * pace.factor, own.stage_s * pace.factor
+        leaves_s = _known(self._remote.seconds, 2 * message_s)
+        stays_s = _known(self._local.seconds, message_s + stage_s) + pace.fixed_s
+        both_s = max(stays_s, leaves_s, _known(self._split.seconds, leaves_s + stage_s) + pace.fixed_s)
+        far_s = _known(
+            self._far.seconds, (self._cloud_profile.message_s + self._cloud_profile.stage_s) * cloud_slowdown
+        )
+        hop_s = both_s - stays_s + far_s
+        request_s = max(0.0, min(stays_s + leaves_s - both_s, hop_s))  # a hop holds one such message too
+        coding = self._device_coding
+        device = Host(
             DEVICE,
             pace.factor,
-            coding_slowdown=self._device_coding.factor if self._device_coding.is_known else None,
-            stage_s=max(0.0, stays_s - message_s),
-            message_s=message_s,
+            coding_slowdown=coding.factor if coding.is_known else None,
+            stage_s=max(0.0, stays_s - request_s),
+            message_s=request_s,
         )
+        return device, Host(CLOUD, cloud_slowdown, stage_s=0.0, message_s=hop_s - request_s)
 
     def has_moved(self, now: Conditions) -> bool:
         """Whether the last decision rests on conditions that are over."""
@@ -188,8 +192,7 @@ class Navigator:
 
     def device_seconds(self, layers: Sequence[str]) -> float:
         """Predicted seconds of these layers on the device as it is now."""
-        device = self._device()
-        return _sum(self._profile, layers) * device.slowdown + (device.stage_s or 0.0)
+        return _sum(self._profile, layers) * self._device_pace.factor + max(0.0, self._device_pace.fixed_s)
 
     def _all_on(self, tier: int, now: Conditions) -> Plan:
         table = tabulate(self._graph, now.profiles, now.topology, codecs=self._codecs)
@@ -200,6 +203,10 @@ class Navigator:
 def as_cloud(profile: Profile) -> Profile:
     """A guess at the cloud's speed by somebody who has only measured the device."""
     return replace(profile, host=CLOUD)
+
+
+def _known(observed_s: float | None, otherwise_s: float) -> float:
+    return otherwise_s if observed_s is None else observed_s
 
 
 def _sum(profile: Profile, layers: Sequence[str]) -> float:

@@ -24,10 +24,26 @@ class Patience:
         ``remote_s`` is the predicted time of transfer and tail, ``local_s`` that of the tail on the device. A deadline
         that the device cannot keep in any case is the cloud's alone.
         """
+        return self.until_answered_s(
+            now_s=now_s, deadline_s=deadline_s, remote_s=remote_s, local_s=local_s, answer_s=local_s
+        )
+
+    def until_answered_s(
+        self, *, now_s: float, deadline_s: float, remote_s: float, local_s: float, answer_s: float
+    ) -> float | None:
+        """The same where an exit on the device can answer after ``answer_s``, which is at most ``local_s``.
+
+        The whole model's answer comes first, from the cloud or from here; where only the cloud can give it in time, it
+        gets all but what the exit needs: nothing when the exit has answered already.
+        """
         reserve_s = local_s * self.reserve_multiple + self.reserve_slack_s
         patient_s = now_s + self.patient_s(remote_s)
         if now_s + remote_s <= deadline_s - reserve_s:
             return min(patient_s, deadline_s - reserve_s)
         if now_s < deadline_s < now_s + local_s and remote_s < local_s:
-            return deadline_s
+            if answer_s >= local_s:
+                return deadline_s
+            kept_s = answer_s * self.reserve_multiple + self.reserve_slack_s if answer_s else 0.0
+            until_s = deadline_s - kept_s
+            return until_s if now_s + remote_s <= until_s else None
         return None

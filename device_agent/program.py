@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from device_agent.agent import Agent
+from device_agent.audit import Audit, AuditPolicy
 from device_agent.cloud import Cloud
 from device_agent.emulation import SlowEngine, SlowTransport
 from device_agent.log import Log
@@ -35,6 +36,8 @@ from splitnn.zoo.sources import open_model
 _log = logging.getLogger(__name__)
 CLOUD_HEALTH = "splitnn.cloud"
 """The service name under which grpc.health.v1 tells whether the cloud can be used."""
+EXITS_HEALTH = "splitnn.exits"
+"""And whether early exits agree with the whole model as often as they should; unknown for a model without exits."""
 
 
 async def serve(settings: Settings, told: asyncio.Event) -> int:
@@ -91,6 +94,7 @@ async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured
         profile=own,
         deadline_s=settings.deadline_s,
         slowdown=settings.slowdown,
+        audit=AuditPolicy(share=settings.audit_share, target=settings.audit_target),
         instrument=Log(),
     )
     try:
@@ -105,6 +109,8 @@ async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured
     running = [asyncio.create_task(_tell_health(cloud, door)), asyncio.create_task(agent.steer())]
     if navigator.uses_cloud:
         running.append(asyncio.create_task(cloud.watch()))
+    if model.exits is not None:
+        running += [asyncio.create_task(agent.audit.run()), asyncio.create_task(_tell_exits(agent.audit, door))]
     try:
         if settings.slowdown != 1:
             _log.warning("emulating a device %g times slower by sleeping", settings.slowdown)
@@ -134,6 +140,16 @@ async def _tell_health(cloud: Cloud, door: Door) -> None:
     while True:
         changed.clear()
         await door.tell(CLOUD_HEALTH, serves=cloud.is_up)
+        await changed.wait()
+
+
+async def _tell_exits(audit: Audit, door: Door) -> None:
+    """Keep the health of ``splitnn.exits`` true."""
+    changed = asyncio.Event()
+    audit.subscribe(changed.set)
+    while True:
+        changed.clear()
+        await door.tell(EXITS_HEALTH, serves=not audit.is_alarmed)
         await changed.wait()
 
 

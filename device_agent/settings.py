@@ -29,7 +29,7 @@ class Settings:
     name: str = field(default="", metadata=_about("what the model is called on both sides; the model's own by default"))
     codecs: tuple[str, ...] = field(
         default=("raw",),
-        metadata=_about(f"that tensors may travel in; lossy ones only if named: {', '.join(USUAL)} ..."),
+        metadata=_about(f"that tensors may travel in; lossy ones if named: {', '.join(USUAL)} ..."),
     )
     plan: str = field(default="auto", metadata=_about("auto, device, cloud, or a plan's line to stay with", "PLAN"))
     link: str = field(default="10Mbps/20ms", metadata=_about("what to believe of the link at first", "RATE/RTT"))
@@ -38,6 +38,13 @@ class Settings:
     slowdown: float = field(default=1.0, metadata=_about("stand for a device this many times slower, by sleeping", "X"))
     deadline_s: float = field(default=30.0, metadata=_about("the longest that a request may take", "SECONDS"))
     grace_s: float = field(default=10.0, metadata=_about("for requests under way when told to stop", "SECONDS"))
+    audit_share: float = field(
+        default=0.01,
+        metadata=_about("of the requests that exits here answer: checked by the cloud when it is free", "P"),
+    )
+    audit_target: float = field(
+        default=0.9, metadata=_about("of these checks must agree; else a warning, and splitnn.exits is unhealthy", "P")
+    )
     max_waiting: int = field(default=64, metadata=_about("requests that may wait for the processor", "N"))
     insecure: bool = field(default=False, metadata=_about("serve a public address: anybody on the network may use it"))
     log_level: Literal["debug", "info", "warning", "error"] = field(
@@ -55,6 +62,9 @@ class Settings:
             raise ValueError(f"--deadline-s lies between 0 and 3600, not {self.deadline_s}")
         if not (0 <= self.grace_s <= 3600):
             raise ValueError(f"--grace-s lies between 0 and 3600, not {self.grace_s}")
+        for flag, share in (("audit-share", self.audit_share), ("audit-target", self.audit_target)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"--{flag} is a share from 0 to 1, not {share}")
         if self.max_waiting < 1:
             raise ValueError(f"--max-waiting is at least 1, not {self.max_waiting}")
         for flag, parse, text in (

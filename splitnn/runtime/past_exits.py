@@ -33,7 +33,7 @@ class PastExits:
         self, model: Model, plan: Plan, exits: Exits, *, engine: Engine, predict: Predict, clock: Clock
     ) -> None:
         """Compiles the legs of all hosts, so that this one can finish without the others."""
-        self.output = exits.exits[-1].output
+        self.output = (model.exits or exits).exits[-1].output  # all answer under this name, whichever are used
         self._graph = model.graph
         self._plan = plan
         self._exits = exits
@@ -126,6 +126,14 @@ class PastExits:
             raise CodecError(f"host {self._plan.hosts[at]!r} answered for another batch than it was asked for")
         names = str(answer.parameters.get("exit", "")).split(",")
         return self.settled(_at(after, told(passage, logits, names, self._exits, host=self._plan.hosts[at])))
+
+    def layers_to_an_answer(self, progress: Progress) -> tuple[str, ...]:
+        """What this host would have to run until every sample has some answer; () when it has one."""
+        way = self._parts[progress.hosts_done].legs if progress.hosts_done < len(self._parts) else ()
+        if _passage(progress).has_answers:
+            return ()
+        first = next((at for at, leg in enumerate(way) if leg.exit is not None), len(way) - 1)
+        return tuple(layer for leg in way[: first + 1] for layer in leg.part.layers)
 
     def settled(self, progress: Progress) -> Progress:
         """The request as the exits have left it, whether they were sure or not.

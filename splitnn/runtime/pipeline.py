@@ -152,6 +152,12 @@ class Pipeline:
             raise ValueError("this pipeline has no exits")
         return self._past.settled(progress)
 
+    def layers_to_an_answer(self, progress: Progress) -> tuple[str, ...]:
+        """What must run on this host until there is some answer: all that is left, or what leads to the next exit."""
+        if self._past:
+            return self._past.layers_to_an_answer(progress)
+        return tuple(layer for part in self.stages[progress.hosts_done :] for layer in part.layers)
+
     def outputs(self, progress: Progress) -> dict[str, Value]:
         """The model's outputs, once every host is done; with exits the last one's, which all answer under."""
         if self._past:

@@ -127,7 +127,7 @@ class World:
 async def world(
     name: str = "residual", *, link: str = "10Mbps/10ms", pin: Pin = "auto", **options: Any
 ) -> AsyncIterator[World]:
-    model = captured(name)
+    model = options.pop("model", None) or captured(name)
     clock = asyncio.get_running_loop().time
     far = FakeCloud(model, profile(model, CLOUD, 0.001), link=link)
     far.state = options.pop("state", "well")
@@ -679,7 +679,10 @@ def test_requests_that_ask_for_the_same_plan_at_once_compile_it_once() -> None:
             model = w.model
             plans = [w.agent.plan]
             courses = Courses(
-                w.navigator, compile=lambda plan: Pipeline(model, plan, [w.cloud]), aside=later, instrument=w.moments
+                w.navigator,
+                compile=lambda plan, exits: Pipeline(model, plan, [w.cloud]),
+                aside=later,
+                instrument=w.moments,
             )
             found = await asyncio.gather(*(courses.asked_for(plans[0]) for _ in range(20)))
             assert compiled == 1

@@ -1,0 +1,69 @@
+"""What early exits mean for a request to the agent: which may answer it, and what is kept to check the answer by."""
+
+from __future__ import annotations
+
+from device_agent.audit import Check
+from splitnn.errors import InvalidInput
+from splitnn.graph.exits import Exits
+from splitnn.graph.graph import Graph
+from splitnn.graph.model import Model
+from splitnn.graph.segments import segments
+from splitnn.planner.plan import Plan
+from splitnn.runtime.exits import exits_asked_for
+from splitnn.runtime.progress import Progress
+from splitnn.transport.base import Request
+
+
+def exits_for(model: Model, request: Request) -> Exits | None:
+    """The exits that may answer; None where there are none, or where their outputs themselves are asked for.
+
+    Raises:
+        InvalidInput: the request's parameter ``exits`` makes no sense, or comes with a model that has none.
+    """
+    asked = request.parameters.get("exits", "all")
+    if model.exits is None:
+        if asked not in ("all", "none"):
+            raise InvalidInput("the request's parameter 'exits': this model has no exits")
+        return None
+    if not set(request.wanted) <= {model.exits.exits[-1].output}:
+        return None
+    return exits_asked_for(model.exits, asked)
+
+
+def check_of(graph: Graph, exits: Exits, request: Request, progress: Progress, plan: Plan) -> Check | None:
+    """What the cloud needs to say whether exits on the device answered rightly; None where none of them did.
+
+    It gets the fewer bytes: the model's inputs, or what the device held when the exit was sure.
+    """
+    passage, last = progress.passage, exits.exits[-1]
+    if passage is None or not passage.is_over:
+        return None
+    here = plan.hosts[0]
+    rows = tuple(row for row, answer in enumerate(passage.answers) if answer.exit != last.name and answer.host == here)
+    if not rows:
+        return None
+    candidates = [dict(request.tensors)]
+    if len(passage.aboard) == len(passage.verdicts) and passage.tensors:
+        (end,) = segments(graph, exits.only(last.name), passage.tensors).steps
+        candidates.append({name: passage.tensors[name] for name in end.given})
+    checks = [Check(request.request_id, tensors, passage.logits, rows) for tensors in candidates]
+    return min(checks, key=lambda check: check.size_bytes)
+
+
+def codecs_of(check: Check, plan: Plan) -> dict[str, str]:
+    """How a check's tensors travel: as the plan sends them, where it does."""
+    return {name: codec for name in check.tensors for codec in plan.codecs.get(name, ())[:1]}
+
+
+def short_of_time(progress: Progress) -> str:
+    """The reason for an answer that no exit was sure of."""
+    assert progress.passage is not None
+    unsure = sorted({answer.exit for answer in progress.passage.answers if not answer.is_sure})
+    return f"the deadline left no time for more: answered by {', '.join(unsure)}, unsure"
+
+
+def is_whole_tail(progress: Progress, exits: Exits | None) -> bool:
+    """Whether the cloud ran all that was left, so that its time tells of its speed."""
+    if progress.passage is None or exits is None:
+        return True
+    return all(answer.exit == exits.exits[-1].name for answer in progress.passage.answers)
