@@ -13,6 +13,7 @@ from splitnn.cost.estimate import tabulate
 from splitnn.cost.network import Host, Link, Topology
 from splitnn.cost.profile import CodecCost, Profile
 from splitnn.cost.slowdown import MedianEstimator, SlowdownEstimator
+from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
 from splitnn.planner.plan import Plan
 from splitnn.runtime.replan import Conditions, Decision, Policy, decide, reprice
@@ -67,6 +68,7 @@ class Navigator:
         *,
         stand_in: Profile,
         codecs: Sequence[str] = ("raw",),
+        exits: Exits | None = None,
         pin: Pin = "auto",
         policy: Policy | None = None,
         clock: Clock = time.monotonic,
@@ -77,6 +79,7 @@ class Navigator:
         self._cloud_profile = stand_in
         self._reported_slowdown = 1.0
         self._codecs = tuple(codecs)
+        self._exits = exits
         self._pin = pin
         self._policy = policy or Policy()
         self._clock = clock
@@ -143,7 +146,7 @@ class Navigator:
         pace, own = self._device_pace, self._profile
         message_s, stage_s = own.message_s * pace.factor, own.stage_s * pace.factor
         leaves_s = _known(self._remote.seconds, 2 * message_s)
-        stays_s = _known(self._local.seconds, message_s + stage_s) + pace.fixed_s
+        stays_s = max(0.0, _known(self._local.seconds, message_s + stage_s) + pace.fixed_s)
         both_s = max(stays_s, leaves_s, _known(self._split.seconds, leaves_s + stage_s) + pace.fixed_s)
         far_s = _known(
             self._far.seconds, (self._cloud_profile.message_s + self._cloud_profile.stage_s) * cloud_slowdown
@@ -170,7 +173,15 @@ class Navigator:
             plan = self.priced(self._pin, now)
             return Decision(plan, is_change=plan.id != self.plan.id, reason="it was asked for")
         held_s = self._clock() - self._since_s
-        return decide(self.plan, self._graph, now, held_s=held_s, codecs=self._codecs, policy=self._policy)
+        return decide(
+            self.plan,
+            self._graph,
+            now,
+            held_s=held_s,
+            codecs=self._codecs,
+            exits=self._exits,
+            policy=self._policy,
+        )
 
     def priced(self, pin: Pin, now: Conditions) -> Plan:
         """The plan that somebody asked for, with its cost under these conditions; the current one for ``auto``."""

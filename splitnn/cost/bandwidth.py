@@ -24,6 +24,7 @@ IDLE_S = 1.0
 """A connection that was silent for so long starts slowly again."""
 
 _WINDOW_S = 10.0  # of the least round trip
+_TELLING_S = 0.01  # on the wire, or as long as the round trip: what takes longer tells the rate
 _TRIP_SLACK_S = 0.002  # beyond a step, what a processor may add to a round trip
 _KEPT = 20  # transfers
 _RECENT = 5  # of them make the median
@@ -159,7 +160,7 @@ class LinkEstimator:
         self._whole.append((self._clock(), network_s))
         round_trip_s = self.round_trip_s
         series = self._series_of(gap_s)
-        if network_s > 2 * round_trip_s:
+        if network_s - round_trip_s > min(round_trip_s, max(_TELLING_S, round_trip_s * _STEP)):
             self._add(series, _Transfer(size, network_s, size * 8 / (network_s - round_trip_s), "rate", self._clock()))
         else:  # too quick to time, which may be news in itself
             self._add(series, _Transfer(size, network_s, size * 8 / network_s, "at least", self._clock()))
