@@ -64,6 +64,11 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         _check_writable(args.html)  # before anything takes time
     given = open_two_hosts(args)
+    if (answer := _with_exits(given, low_bps=low_bps, high_bps=high_bps, as_json=args.json)) is not None:
+        if args.html is not None:
+            raise ValueError("the page shows plans of a model without exits: leave --html out")
+        print(answer)
+        return 0
     found = _find(given, low_bps=low_bps, high_bps=high_bps)
     if args.html is not None:
         from splitnn.cli.page import render
@@ -73,6 +78,32 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None and not args.json:
         print(f"wrote {args.html}")
     return 0
+
+
+def _with_exits(given: TwoHosts, *, low_bps: float, high_bps: float, as_json: bool) -> str | None:
+    """The answer for a model with early exits; None for one without, or where they cannot be planned for the goals."""
+    from splitnn.cli.policies import map_json, pins_of, report_map
+    from splitnn.planner.deadlines import compute_deadline_map, every_policy
+
+    pins = None if given.exits is None else pins_of(given.goals, given.graph, given.topology)
+    if given.exits is None or pins is None:
+        return None
+    found = compute_deadline_map(
+        given.graph,
+        given.profiles,
+        given.topology,
+        policies=every_policy(given.exits),
+        codecs=given.codecs,
+        mode=given.mode,
+        pins=pins,
+        low_bps=low_bps,
+        high_bps=high_bps,
+        varying="both",
+    )
+    deadline_s = given.goals.constraints.deadline_s
+    if as_json:
+        return json.dumps(map_json(found, deadline_s=deadline_s))
+    return report_map(given.name, found, deadline_s=deadline_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
-from splitnn.cli import calibrate, check, envelope, exits, explain, export, models, pack, plan, profile
+from splitnn.cli import bottleneck, calibrate, check, envelope, exits, explain, export, models, pack, plan, profile
 from splitnn.errors import SplitnnError
 from splitnn.runtime.settings import BAD_INPUT as BAD_INPUT
 
@@ -25,7 +25,19 @@ class Command(Protocol):
         ...
 
 
-COMMANDS: tuple[Command, ...] = (models, check, pack, profile, calibrate, plan, explain, envelope, exits, export)
+COMMANDS: tuple[Command, ...] = (
+    models,
+    check,
+    pack,
+    profile,
+    calibrate,
+    bottleneck,
+    plan,
+    explain,
+    envelope,
+    exits,
+    export,
+)
 """In the order of the help."""
 
 INTERRUPTED = 130

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.blocks import blocks_of
 from splitnn.cli.comparison import Option, no_cut, other_cuts
+from splitnn.cli.front import describe_front, find_front, front_json, parse_pair, plot_front
 from splitnn.cli.goals import add_goals, decide, describe, goals_of, to_json
+from splitnn.cli.policies import NOT_USED, in_time, pins_of, plan_json, report_plan
 from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
 from splitnn.cli.two_hosts import chosen_codecs
 from splitnn.cost.network import Topology, format_rate
@@ -30,6 +33,9 @@ never measured (such as raspberry-pi-4); a link is rate/round trip, up and down 
       --link 50Mbps/4ms --link 1Gbps/30ms
   splitnn plan resnet18 --device raspberry-pi-4 --cloud cloud.json --link 10Mbps/20ms --objective energy \\
       --deadline 400ms --private --device-memory 64MB
+
+A model with early exits is planned for its mean latency, or, with --deadline, for the most accurate way to ask its
+exits in which every sample is answered in time (see `splitnn exits`).
 """
 
 
@@ -59,6 +65,15 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the plan and what it was compared with as JSON")
     add_goals(parser)
+    group = parser.add_argument_group("what one goal costs in another")
+    group.add_argument(
+        "--pareto", metavar="FILE", nargs="?", const="", default=None,
+        help="print the front of two goals, too; with FILE (.png, .svg, .pdf) draw it (takes matplotlib)",
+    )  # fmt: skip
+    group.add_argument(
+        "--pareto-of", metavar="PAIR", default="latency,energy",
+        help="the two goals of --pareto (default latency,energy), such as cost,throughput",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -84,15 +99,36 @@ def run(args: argparse.Namespace) -> int:
     graph = model.graph
     goals = goals_of(args, model, topology)
     choice: Choice | None = None
+    pins = pins_of(goals, graph, topology) if model.exits is not None else None
+    if model.exits is not None and pins is not None:
+        deadline_s = goals.constraints.deadline_s
+        weighed = in_time(
+            model.exits, graph, profiles, topology, codecs=codecs, mode=mode, pins=pins, deadline_s=deadline_s
+        )
+        print(
+            json.dumps(plan_json(weighed, deadline_s=deadline_s))
+            if args.json
+            else report_plan(args.model, weighed, deadline_s=deadline_s)
+        )
+        return 0
     if goals.are_stated:
         choice = decide(goals, graph, profiles, topology, codecs=codecs, mode=mode)
     best = choice.plan if choice else plan(graph, profiles, topology, codecs=codecs, mode=mode)
+    pair, front = parse_pair(args.pareto_of), None
+    if args.pareto is not None:
+        front = find_front(goals, pair, graph, profiles, topology, codecs=codecs, mode=mode)
+        if args.pareto:
+            plot_front(front, pair, Path(args.pareto), title=f"{args.model}, {', '.join(args.link)}")
     others = other_cuts(graph, profiles, topology, best=best, codecs=codecs)
     ends = no_cut(graph, profiles, topology)
     if args.json:
-        print(json.dumps(_json(best, others, ends) | ({"choice": to_json(choice, goals)} if choice else {})))
+        answer = _json(best, others, ends) | ({"choice": to_json(choice, goals)} if choice else {})
+        print(json.dumps(answer | ({"front": front_json(front, pair)} if front else {})))
     else:
         said = describe(choice, goals) if choice else []
+        if front:
+            said += describe_front(front, pair, goals)
+        said += [NOT_USED] if model.exits is not None else []
         report = _report(args.model, best, others, ends, goals=said, topology=topology, profiles=profiles, graph=graph)
         print(report)
     return 0

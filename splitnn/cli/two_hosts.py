@@ -13,6 +13,7 @@ from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 
 if TYPE_CHECKING:
+    from splitnn.graph.exits import Exits
     from splitnn.graph.graph import Graph
     from splitnn.planner.forms import FormProblem
     from splitnn.planner.plan import Mode
@@ -32,6 +33,7 @@ class TwoHosts:
     codecs: tuple[str, ...]
     mode: Mode
     goals: Goals
+    exits: Exits | None = None  # of a model that may answer early
 
     def problem(self, *, codecs: tuple[str, ...] | None = None) -> FormProblem:
         """All plans under any conditions, with what is wanted and obeyed; other codecs on request.
@@ -83,7 +85,7 @@ def open_two_hosts(args: argparse.Namespace) -> TwoHosts:
     predicted = predict_profiles(presets, model, measured=measured)
     profiles = {host: predicted.get(host) or measured[host] for host in files}
     goals = goals_of(args, model, topology)
-    return TwoHosts(args.model, model.digest, model.graph, profiles, topology, codecs, mode, goals)
+    return TwoHosts(args.model, model.digest, model.graph, profiles, topology, codecs, mode, goals, model.exits)
 
 
 def chosen_codecs(names: str) -> tuple[tuple[str, ...], Mode]:

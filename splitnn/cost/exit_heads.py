@@ -85,6 +85,18 @@ class Head(nn.Module):
         return logits
 
 
+class _Places(nn.Module):
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.average = nn.AvgPool2d((height, width))
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        # A model whose input has its channels last may keep them there in memory. ``contiguous`` would vanish from a
+        # graph that was captured with an example whose channels come first.
+        places: Tensor = self.average(tensor)
+        return places.clone(memory_format=torch.contiguous_format).flatten(1)
+
+
 class _MeanOfTokens(nn.Module):
     def forward(self, tensor: Tensor) -> Tensor:
         return tensor.mean(1)
@@ -96,7 +108,7 @@ def _pool(spec: TensorSpec) -> nn.Module:
         raise ValueError(f"a head reads float32 (N, C, H, W), (N, T, C) or (N, C), not {spec.dtype} {spec.shape}")
     if len(spec.shape) == 4:
         height, width = (max(1, side // _PLACES) for side in spec.shape[2:])
-        return nn.Sequential(nn.AvgPool2d((height, width)), nn.Flatten())
+        return _Places(height, width)
     return _MeanOfTokens() if len(spec.shape) == 3 else nn.Identity()
 
 

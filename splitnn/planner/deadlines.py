@@ -26,55 +26,9 @@ from splitnn.graph.graph import Graph
 from splitnn.planner.envelope import Varying
 from splitnn.planner.exits import exit_pins
 from splitnn.planner.parametric import lowest_lines
-from splitnn.planner.plan import Mode, Plan
+from splitnn.planner.plan import Mode
+from splitnn.planner.policy_plan import Course, PolicyPlan
 from splitnn.planner.rates import Line, RateProblem
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """A latency over the bandwidth of the first hop, round trips included."""
-
-    fixed_ns: int
-    slope: Fraction  # nanoseconds for each second a bit
-
-    def at(self, x: Fraction) -> Fraction:
-        """Nanoseconds at x seconds a bit."""
-        return self.fixed_ns + self.slope * x
-
-    def is_same(self, other: Course) -> bool:
-        """Whether both cost the same at every bandwidth."""
-        return self == other
-
-    def meets(self, other: Course) -> Fraction:
-        """Where two courses of different slopes cross."""
-        return (other.fixed_ns - self.fixed_ns) / (self.slope - other.slope)
-
-    def latency_s(self, bandwidth_bps: float) -> float:
-        """Seconds at that bandwidth."""
-        return (self.fixed_ns + float(self.slope) / bandwidth_bps) * 1e-9
-
-    def bandwidth_for(self, deadline_s: float) -> float:
-        """The bandwidth from which on it is in time: 0 for always, infinite for never."""
-        spare_ns = deadline_s * 1e9 - self.fixed_ns
-        if spare_ns < 0 or (spare_ns == 0 and self.slope > 0):
-            return math.inf
-        return float(self.slope) / spare_ns if self.slope > 0 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyPlan:
-    """What to do between two bandwidths: which exits to ask, and where everything runs."""
-
-    low_bps: float
-    high_bps: float
-    exits: Exits
-    plan: Plan  # its cost is the mean over samples in the middle of that range
-    worst: Course  # of a sample that leaves at the last exit
-    mean: Course
-
-    def is_in_time(self, bandwidth_bps: float, deadline_s: float) -> bool:
-        """Whether every sample is answered within the deadline."""
-        return self.worst.latency_s(bandwidth_bps) <= deadline_s
 
 
 class DeadlineMap:
@@ -96,6 +50,25 @@ class DeadlineMap:
     def policies(self) -> tuple[Exits, ...]:
         """The policies that were weighed, the most accurate first."""
         return tuple(self._policies)
+
+    @property
+    def low_bps(self) -> float:
+        """The lowest bandwidth that the map was made for."""
+        return self._quickest[0][0].low_bps
+
+    @property
+    def high_bps(self) -> float:
+        """The highest one."""
+        return self._quickest[0][-1].high_bps
+
+    def of(self, exits: Exits) -> tuple[tuple[PolicyPlan, ...], tuple[PolicyPlan, ...]]:
+        """Of one policy the plans by ascending bandwidth: those with the lowest mean, and the lowest worst case.
+
+        Raises:
+            ValueError: the policy is not one of this map's.
+        """
+        number = self._policies.index(exits)
+        return self._leanest[number], self._quickest[number]
 
     def at(self, bandwidth_bps: float, deadline_s: float) -> PolicyPlan:
         """The most accurate choice in which no sample is late.
@@ -129,9 +102,8 @@ class DeadlineMap:
     def choices(self, deadline_s: float) -> list[PolicyPlan]:
         """Of one deadline the choice at every bandwidth at which something is in time, by ascending bandwidth."""
         edges = {edge for c in self._all for edge in (c.low_bps, c.high_bps, c.worst.bandwidth_for(deadline_s))}
-        low, high = self._quickest[0][0].low_bps, self._quickest[0][-1].high_bps
         found: list[PolicyPlan] = []
-        for start, end in pairwise(sorted(edge for edge in edges if low <= edge <= high)):
+        for start, end in pairwise(sorted(edge for edge in edges if self.low_bps <= edge <= self.high_bps)):
             try:
                 choice = self.at(math.sqrt(start) * math.sqrt(end), deadline_s)
             except InfeasiblePlan:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 
 from splitnn.cost.estimate import Codecs, Cost, check_profiles, tabulate
-from splitnn.cost.expected import Shares, expected_cost
+from splitnn.cost.expected import Shares, deciding_tiers, expected_cost
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan
@@ -77,6 +77,12 @@ class Weighed:
     plan: Plan
     mean: Cost
     worst: Cost
+    decided_on: tuple[int, ...]  # of each exit the index of its host
+
+    def answered_by(self, tier: int) -> float:
+        """The share of samples that the host of that index answers."""
+        left = [left for left, host in zip(self.exits.left, self.decided_on, strict=True) if host == tier]
+        return sum(left) / self.exits.samples
 
 
 def weigh(
@@ -108,7 +114,8 @@ def weigh(
             )
             if worst.latency_s <= deadline_s:
                 break
-        found.append(Weighed(exits, replace(decided, predicted=mean), mean, worst))
+        tiers = deciding_tiers(graph, exits, dict(zip(decided.order, decided.tiers, strict=True)))
+        found.append(Weighed(exits, replace(decided, predicted=mean), mean, worst, tiers))
     return sorted(found, key=lambda w: (w.worst.latency_s > deadline_s, -w.exits.accuracy, w.mean.latency_ns))
 
 

@@ -9,9 +9,11 @@ from splitnn.cost.energy import EnergyPrices
 from splitnn.cost.estimate import Codecs, check_profiles, tabulate
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
+from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
 from splitnn.planner.choice import choose
 from splitnn.planner.constraints import Constraints
+from splitnn.planner.exits import plan_exits
 from splitnn.planner.meters import Tariff
 from splitnn.planner.objective import LATENCY, Objective
 from splitnn.planner.pins import tier_ranges
@@ -32,17 +34,23 @@ def plan(
     constraints: Constraints | None = None,
     energy: EnergyPrices | None = None,
     tariff: Tariff | None = None,
+    exits: Exits | None = None,
 ) -> Plan:
     """The plan with the lowest latency; of equally good ones, the one that keeps the most layers on earlier hosts.
 
     ``pins`` names the host of layers whose place is not for the planner to choose. Another objective, or constraints,
-    are the work of ``splitnn.planner.choice.choose``, which also says how much is proven.
+    are the work of ``splitnn.planner.choice.choose``, which also says how much is proven. With ``exits`` it is the
+    mean latency that counts (``splitnn.planner.exits``), and no objective or constraint beside it.
 
     Raises:
         ProfileMismatch: a host has no profile, or one of another model.
         InfeasiblePlan: the pins or constraints contradict each other, or no plan keeps the budgets.
         ValueError: a pin or constraint names what does not exist, or the objective lacks its prices.
     """
+    if exits is not None:
+        if objective is not LATENCY or constraints is not None:
+            raise ValueError("a model with exits is planned for its mean latency, without other goals or constraints")
+        return plan_exits(graph, profiles, topology, exits=exits, codecs=codecs, mode=mode, pins=pins)
     if objective is not LATENCY or constraints is not None:
         given = constraints or Constraints()
         return choose(

@@ -1,0 +1,157 @@
+"""``splitnn exits``: give a model exits, or a small model before it, and choose their thresholds on data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from splitnn.cli.sources import MODEL_HELP, open_model
+
+if TYPE_CHECKING:
+    from splitnn.graph.exits import Exits
+    from splitnn.graph.model import Model
+    from splitnn.zoo.datasets import Samples
+
+_DESCRIPTION = """\
+Early exits: outputs that answer when they are sure, so that the rest of the model does not run. Thresholds are chosen
+on data so that accuracy falls by no more than you allow, and what the exits did there is written with the model, so
+that `splitnn plan` knows how often each part runs. Without labels in the data, accuracy is agreement with the model.
+
+  splitnn exits efficientnet_lite0 --at LAYER --at LAYER --data photos --max-accuracy-drop 1% -o DIR
+  splitnn exits efficientnet_lite2 --cascade efficientnet_lite0 --data photos --max-accuracy-drop 1% -o DIR
+  splitnn exits fashion_exits --data fashion-mnist --max-accuracy-drop 0.5% -o DIR
+
+The first trains a small head behind each layer, by distillation from the model itself; the second lets a small model
+answer first, which must read the same input; the third has exits and only gets other thresholds.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``exits`` to the command line."""
+    parser = subparsers.add_parser(
+        "exits",
+        help="give a model early exits, or other thresholds",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--at", metavar="LAYER", action="append", default=[], help="attach an exit here; repeat, in order"
+    )
+    kind.add_argument("--cascade", metavar="SMALL", help="a model that answers first")
+    parser.add_argument(
+        "--answer", metavar="TENSOR", help="the output that holds the model's logits, if it has several"
+    )
+    parser.add_argument(
+        "--data", metavar="DATA", required=True,
+        help="photos, fashion-mnist, a folder of images, or a .safetensors file; heads learn on one part of it, "
+        "thresholds are chosen on the other",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-accuracy-drop", metavar="SHARE", default="0%",
+        help="what early exits may cost, as in 0.3%% (default 0%%)",
+    )  # fmt: skip
+    parser.add_argument("--train-samples", metavar="N", type=int, default=4000, help="for the heads (default 4000)")
+    parser.add_argument("--samples", metavar="N", type=int, default=4000, help="for the thresholds (default 4000)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0)
+    parser.add_argument("-o", "--out", metavar="DIR", required=True, help="the package; it must not exist yet")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the exits, judge them, write the package."""
+    from splitnn.graph import package
+    from splitnn.zoo.datasets import samples
+
+    max_drop = _share(args.max_accuracy_drop)
+    model = open_model(args.model)
+    held_out = samples(args.data, model, count=args.samples, part="test", seed=args.seed)
+    if args.at:
+        from splitnn.cost.exit_heads import attach_exits
+
+        train = samples(args.data, model, count=args.train_samples, part="train", seed=args.seed)
+        made = attach_exits(
+            model,
+            at=args.at,
+            train=train.inputs,
+            held_out=held_out.inputs,
+            labels=held_out.labels,
+            answer=args.answer,
+            max_drop=max_drop,
+            data=_source(held_out),
+            seed=args.seed,
+        )
+    else:
+        made = _calibrated(args, model, held_out, max_drop=max_drop)
+    folder = package.save(made, args.out)
+    exits = made.exits
+    assert exits is not None  # both ways end in calibrate_exits
+    if args.json:
+        print(json.dumps({"folder": str(folder), "digest": made.digest, "exits": _json(exits)}))
+    else:
+        print("\n".join([f"{folder}: digest {made.digest[:12]}", *_report(exits)]))
+    return 0
+
+
+def _calibrated(args: argparse.Namespace, model: Model, held_out: Samples, *, max_drop: float) -> Model:
+    """The model with its own exits, or with a small one before it, and new thresholds."""
+    from splitnn.cost.confidence import calibrate_exits
+
+    if args.cascade:
+        from splitnn.graph.cascade import cascade
+
+        model, outputs = cascade(open_model(args.cascade), model)
+    elif model.exits is not None:
+        outputs = {each.name: each.output for each in model.exits.exits}
+    else:
+        raise ValueError(f"{args.model} has no exits: say where to attach them (--at LAYER), or give a --cascade")
+    exits = calibrate_exits(
+        model, outputs, held_out.inputs, labels=held_out.labels, max_drop=max_drop, data=_source(held_out)
+    )
+    return replace(model, exits=exits)
+
+
+def _source(held_out: Samples) -> str:
+    return f"{held_out.source}, {len(held_out)} samples of {len(set(held_out.origins))} origins, test"
+
+
+def _share(text: str) -> float:
+    """A share as ``0.3%`` or ``0.003``."""
+    try:
+        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:
+        raise ValueError(f"--max-accuracy-drop {text}: expected a share such as 0.3% or 0.003")
+    return found
+
+
+def _json(exits: Exits) -> dict[str, Any]:
+    return exits.to_json() | {
+        "samples": exits.samples,
+        "left": list(exits.left),
+        "right": list(exits.right),
+        "right_alone": list(exits.right_alone),
+        "reach": list(exits.reach),
+        "accuracy": exits.accuracy,
+    }
+
+
+def _report(exits: Exits) -> list[str]:
+    """One line an exit, and what all together do."""
+    judged = "right" if exits.against == "labels" else "as the model"
+    width = max(len(each.name) for each in exits.exits)
+    lines = [f"{exits.data}: {exits.samples} samples"]
+    for each, left, right, alone in zip(exits.exits, exits.left, exits.right, exits.right_alone, strict=True):
+        there = f"{right / left:.1%} of them {judged}" if left else "none"
+        lines.append(
+            f"  {each.name:<{width}}  answers {left / exits.samples:6.1%}, {there}; from confidence "
+            f"{each.threshold:.3f} at temperature {each.temperature:.2f}; alone {alone / exits.samples:.1%} {judged}"
+        )
+    last = exits.right_alone[-1] / exits.samples
+    lines.append(f"together {exits.accuracy:.2%} {judged}, the last exit alone {last:.2%}")
+    return lines

@@ -1,0 +1,149 @@
+"""``splitnn exits``, and what `plan` and `envelope` say of its package: the figures are the planner's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from splitnn.cli.main import BAD_INPUT, main
+from splitnn.cli.sources import open_profile
+from splitnn.cost.expected import expected_cost
+from splitnn.cost.network import Topology
+from splitnn.graph.exits import Exits
+from splitnn.graph.model import Model
+from splitnn.graph.package import load
+from tests.cli.two_host_files import MODEL, write_files, write_profile
+
+LINK = "3Mbps/5ms"
+HOSTS = ("--device", "device.json", "--cloud", "cloud.json", "--link", LINK)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """The package ``early`` that the command wrote, with profiles of it."""
+    place = tmp_path_factory.mktemp("exits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(place)
+        patch.chdir(place)
+        plain = write_files(place)
+        layer = next(layer.name for layer in plain.graph.layers if layer.name.startswith("features.1"))
+        images = torch.randint(0, 256, (300, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        save_file({"image": images}, place / "noise.safetensors")
+        given = ["exits", MODEL, "--at", layer, "--data", "noise.safetensors", "--max-accuracy-drop", "25%"]
+        assert main([*given, "-o", "early"]) == 0
+        made = load("early")
+        for host, slowdown in (("device", 8.0), ("cloud", 1.0)):
+            write_profile(place / f"{host}.json", made, host=host, slowdown=slowdown, error=0.02)
+        yield made
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_package_has_exits_that_keep_the_accuracy(model: Model) -> None:
+    assert model.exits is not None
+    assert [each.name for each in model.exits.exits] == ["exit1", "final"]
+    assert model.exits.against == "model"
+    assert model.exits.accuracy >= 0.75
+    assert "noise.safetensors" in model.exits.data
+
+
+def test_thresholds_can_be_chosen_again_for_another_accuracy(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(
+        capsys, "exits", "early", "--data", "noise.safetensors", "--max-accuracy-drop", "0.0", "-o", "strict"
+    )
+    assert model.exits is not None
+    strict = load("strict")
+    assert strict.exits == Exits.from_json(found["exits"])
+    assert strict.digest == model.digest
+    assert strict.exits is not None
+    assert strict.exits.accuracy == 1
+    assert strict.exits.left[0] <= model.exits.left[0]
+
+
+def test_plan_of_a_model_with_exits_is_the_planners(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "plan", "early", *HOSTS)
+    assert model.exits is not None
+    placement = {name: found["plan"]["hosts"][tier] for name, tier in found["plan"]["layers"]}
+    profiles = {host: open_profile(f"{host}.json") for host in ("device", "cloud")}
+    cost = expected_cost(
+        model.graph,
+        placement,
+        profiles,
+        Topology.chain(["device", "cloud"], [LINK]),
+        exits=model.exits,
+        codecs=("raw",),
+    )
+    assert found["predicted"]["total_s"] == cost.latency_s
+    assert found["policies"][0]["exits"] == ["exit1", "final"]
+    assert len(found["policies"]) == 3
+
+
+def test_deadline_takes_the_most_accurate_that_is_in_time(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    everything = answer(capsys, "plan", "early", *HOSTS)["policies"]
+    by_accuracy = sorted(everything, key=lambda policy: -policy["accuracy"])
+    assert by_accuracy[-1]["worst_s"] < by_accuracy[0]["worst_s"]
+    deadline_s = (by_accuracy[-1]["worst_s"] + by_accuracy[0]["worst_s"]) / 2
+    found = answer(capsys, "plan", "early", *HOSTS, "--deadline", f"{deadline_s * 1e3}ms")
+    assert found["policies"][0]["worst_s"] <= deadline_s
+    assert all(
+        p["accuracy"] <= found["policies"][0]["accuracy"] or p["worst_s"] > deadline_s for p in found["policies"]
+    )
+    assert main(["plan", "early", *HOSTS, "--deadline", f"{deadline_s * 1e3}ms"]) == 0
+    assert "answered within" in capsys.readouterr().out
+    assert main(["plan", "early", *HOSTS, "--deadline", "1us"]) == BAD_INPUT
+    assert "no choice of exits answers every sample within" in capsys.readouterr().err
+
+
+def test_envelope_says_what_plan_says_at_each_bandwidth(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    deadline = "--deadline", "200ms"
+    found = answer(
+        capsys, "envelope", "early", "--device", "device.json", "--cloud", "cloud.json", "--link", LINK, *deadline
+    )
+    assert found["choices"]
+    for choice in found["choices"]:
+        bandwidth_bps = (choice["low_bps"] * choice["high_bps"]) ** 0.5
+        link = f"{bandwidth_bps:.0f}bps/5ms"
+        there = answer(
+            capsys, "plan", "early", "--device", "device.json", "--cloud", "cloud.json", "--link", link, *deadline
+        )
+        assert there["policies"][0]["exits"] == choice["exits"]
+        assert there["policies"][0]["accuracy"] == choice["accuracy"]
+    assert main(["envelope", "early", "--device", "device.json", "--cloud", "cloud.json", *deadline]) == 0
+    assert "every sample counted" in capsys.readouterr().out
+
+
+def test_energy_is_planned_without_exits_and_said_so(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "early", *HOSTS, "--objective", "energy"]) == 0
+    assert "its exits are not used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((MODEL, "--data", "noise.safetensors"), "has no exits"),
+        ((MODEL, "--at", "nowhere", "--data", "noise.safetensors"), "no layer is called 'nowhere'"),
+        (("early", "--data", "nowhere"), "no such folder or file"),
+        (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "much"), "expected a share"),
+        (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "200%"), "expected a share"),
+        ((MODEL, "--cascade", "two_host_models:other", "--data", "noise.safetensors"), "scion"),
+    ],
+)
+def test_bad_input_is_one_line(
+    model: Model, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    capsys.readouterr()
+    assert main(["exits", *arguments, "-o", "never"]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not Path("never").exists()
