@@ -83,6 +83,7 @@ async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured
         estimator,
         stand_in=as_cloud(measured),
         codecs=settings.codecs,
+        exits=model.exits,
         pin=_pin(settings.plan, model),
     )
     agent = Agent(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from splitnn.cost.estimate import Codecs, tabulate
+from splitnn.cost.expected import expected_cost
 from splitnn.cost.network import Topology, format_rate
 from splitnn.cost.profile import Profile
+from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
+from splitnn.planner.exits import plan_exits
 from splitnn.planner.min_cut import plan as best_plan
 from splitnn.planner.plan import Plan
 
@@ -61,15 +64,26 @@ def decide(
     *,
     held_s: float,
     codecs: Codecs = ("raw",),
+    exits: Exits | None = None,
     policy: Policy = Policy(),
 ) -> Decision:
     """Keep the current plan, which was followed for ``held_s``, or change to the best one.
+
+    With ``exits`` that is the one with the lowest mean latency by their measured shares. Either way the plan that is
+    returned is priced for a request that goes all the way: what one needs that has not left yet.
 
     Raises:
         ProfileMismatch: a host has no profile, or one of another model.
     """
     current = reprice(current, graph, conditions)
-    best = best_plan(graph, conditions.profiles, conditions.topology, codecs=codecs)
+    profiles, topology = conditions.profiles, conditions.topology
+    if exits is not None:
+        mean = expected_cost(graph, current.placement, profiles, topology, exits=exits, codecs=current.codecs)
+        best = plan_exits(graph, profiles, topology, exits=exits, codecs=codecs)
+        usual = replace(current, predicted=mean)
+        decision = weigh(usual, best, held_s=held_s, policy=policy, circumstances=str(conditions))
+        return replace(decision, plan=reprice(decision.plan, graph, conditions))
+    best = best_plan(graph, profiles, topology, codecs=codecs)
     return weigh(current, best, held_s=held_s, policy=policy, circumstances=str(conditions))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,12 +16,16 @@ import torch
 from device_agent.audit import AuditPolicy
 from device_agent.patience import Patience
 from splitnn.cost.estimate import Cost
+from splitnn.cost.network import Topology
 from splitnn.errors import DeadlineExceeded, InvalidInput
+from splitnn.graph.exits import Tally
 from splitnn.graph.model import Model
+from splitnn.planner.exits import plan_exits
 from splitnn.planner.plan import Plan
+from splitnn.runtime.replan import Conditions, decide, reprice
 from splitnn.transport.base import Answer, Request
 from tests.device_agent.fake_cloud import NAME, State
-from tests.device_agent.test_agent import World, virtually, world
+from tests.device_agent.test_agent import World, profile, virtually, world
 from tests.runtime.exit_models import Cascaded, ThreeExits, batch, by_hand, captured
 
 
@@ -34,20 +39,22 @@ def exit_world(test: Callable[[World], Awaitable[None]], *, model: Model | None 
 
 def cut_behind(model: Model, exits: int) -> str:
     """The line of a plan with these exits on the device."""
+    return str(head_plan(model, exits))
+
+
+def head_plan(model: Model, exits: int) -> Plan:
     assert model.exits is not None
     wanted = [each.output for each in model.exits.exits[:exits]]
     on_device = {layer.name for layer in model.graph.between(model.graph.inputs, wanted)} if exits else set()
     crossing = model.graph.crossing(on_device)
     tiers = tuple(0 if layer.name in on_device else 1 for layer in model.graph.layers)
-    return str(
-        Plan(
-            model.digest,
-            ("device", "cloud"),
-            tuple(layer.name for layer in model.graph.layers),
-            tiers,
-            (dict.fromkeys(crossing, "raw"),),
-            Cost(10**9, (0.0, 0.0), (), 0.0, 0.0),
-        )
+    return Plan(
+        model.digest,
+        ("device", "cloud"),
+        tuple(layer.name for layer in model.graph.layers),
+        tiers,
+        (dict.fromkeys(crossing, "raw"),),
+        Cost(10**9, (0.0, 0.0), (), 0.0, 0.0),
     )
 
 
@@ -268,3 +275,18 @@ def test_an_exit_that_can_answer_leaves_the_cloud_more_time(seed: int) -> None:
         assert 100 < until_s <= times["deadline_s"]
         assert until_s + answer_s <= times["deadline_s"], "whoever waits can still be answered"
         assert alone_s is None or until_s <= alone_s
+
+
+def test_the_plan_is_the_one_with_the_lowest_mean_and_priced_for_a_request_that_goes_all_the_way() -> None:
+    """With exits that nearly all samples leave at, the first one is worth its layers on the device."""
+    model = captured(ThreeExits)
+    assert model.exits is not None
+    early = (Tally((True, True, True), (True,) * 3, 95), Tally((False, False, True), (True,) * 3, 5))
+    exits = replace(model.exits, tallies=early)
+    profiles = {"device": profile(model, "device", 0.004), "cloud": profile(model, "cloud", 0.001)}
+    now = Conditions(profiles, Topology.chain(["device", "cloud"], ["10Mbps/20ms"]))
+    whole = head_plan(model, 0)
+    decision = decide(whole, model.graph, now, held_s=100.0, exits=exits)
+    assert decision.is_change and decision.plan.layers[0]
+    assert decision.plan.id == plan_exits(model.graph, profiles, now.topology, exits=exits).id
+    assert decision.plan.predicted == reprice(decision.plan, model.graph, now).predicted
