@@ -175,7 +175,7 @@ def plot(cases: Sequence[Case], path: Path) -> None:
     figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3.6), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         for case in (case for case in cases if case.model == name):
-            points = [(point.latency_s * 1e3, point.energy_j) for point in case.front]
+            points = [(point.first * 1e3, point.second) for point in case.front]
             (line,) = axis.plot(*zip(*points, strict=True), marker="o", label=case.link)
             others = [(each.amounts["latency"] * 1e3, each.amounts["energy"]) for each in case.choices.values()]
             axis.scatter(*zip(*others, strict=True), marker="x", color=line.get_color(), alpha=0.6)
@@ -224,7 +224,7 @@ def to_json(cases: Sequence[Case], losses: Mapping[str, Any]) -> dict[str, Any]:
                     }
                     for name, choice in case.choices.items()
                 },
-                "front": [[point.latency_s, point.energy_j, str(point.plan)] for point in case.front],
+                "front": [[point.first, point.second, str(point.plan)] for point in case.front],
             }
             for case in cases
         ],

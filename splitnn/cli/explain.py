@@ -178,6 +178,9 @@ def _changes(given: TwoHosts, found: Weighing) -> list[str]:
         ]
     unit, chosen = _unit(given), found.chosen
     lines = ["this plan stays the best of all"]
+    limits = given.goals.constraints
+    if limits.max_energy_j is not None or (limits.deadline_s is not None and unit != "s"):
+        lines[0] += " (thresholds: without the deadline and the limit of energy, which do not decide here)"
     lines += [f"  {text}" for standing in chosen.standings if (text := keeps(standing))] or ["  whatever changes"]
     lines.append("for another to win, one of these must change")
     for other in found.others:

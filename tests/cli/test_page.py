@@ -14,9 +14,14 @@ from PIL import Image
 
 from splitnn.cli.main import main
 from splitnn.cli.sources import open_profile
+from splitnn.cost.energy import energy_prices
 from splitnn.cost.network import Host, Link, Topology
+from splitnn.cost.power import device_power, radio
 from splitnn.graph.model import Model
+from splitnn.planner.choice import choose
+from splitnn.planner.constraints import Constraints
 from splitnn.planner.min_cut import plan
+from splitnn.planner.objective import ENERGY
 from tests.cli.two_host_files import MODEL, write_files
 
 CODECS = ("raw", "int8")
@@ -30,6 +35,8 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=2000", "--window-size=1240,2100",
 )  # fmt: skip
 
+GOALS = ("--objective", "energy", "--private", "image", "--max-bytes", "900")
+
 Show = Callable[..., str]
 
 
@@ -39,6 +46,19 @@ def chromium() -> str:
     if found is None:
         pytest.skip("no chromium here: apt-get install chromium fonts-dejavu-core")
     return found
+
+
+@pytest.fixture(scope="module")
+def thrifty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Model]]:
+    """The page of the least energy with the image kept private and a budget for traffic."""
+    place = tmp_path_factory.mktemp("thrifty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(place)
+        patch.chdir(place)
+        model = write_files(place)
+        hosts = ["--device", "device.json", "--cloud", "cloud.json", "--codecs", ",".join(CODECS)]
+        assert main(["envelope", MODEL, *hosts, *GOALS, "--link", "1Mbps:4Mbps/20ms", "--html", "page.html"]) == 0
+        yield place / "page.html", model
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +78,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Model
 def show(chromium: str, page: tuple[Path, Model], tmp_path: Path) -> Show:
     """The page's elements after its script ran, at an address; ``script`` runs after the page's own."""
 
-    def run(fragment: str = "", *, script: str = "", flags: tuple[str, ...] = ()) -> str:
+    def run(fragment: str = "", *, script: str = "", flags: tuple[str, ...] = (), of: Path = page[0]) -> str:
         file = tmp_path / "page.html"
-        content = page[0].read_text()
+        content = of.read_text()
         file.write_text(content.replace("</body>", f"<script>{script}</script></body>") if script else content)
         command = [chromium, *FLAGS, f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", *flags]
         shown = subprocess.run(
@@ -94,6 +114,40 @@ def test_page_computes_what_the_planner_says(
     )
     best = plan(model.graph, profiles, topology, codecs=CODECS)
     assert float(summary(dom)["latency-s"]) == pytest.approx(best.predicted.latency_s, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "round_trip", "load"), [(30e3, 0.02, 1), (2e6, 0.001, 4), (9e6, 0.3, 0.5), (1e9, 0.0, 1)]
+)
+def test_page_with_goals_shows_the_plan_that_obeys_and_needs_least(
+    thrifty: tuple[Path, Model], show: Show, bandwidth: float, round_trip: float, load: float
+) -> None:
+    folder, model = thrifty[0].parent, thrifty[1]
+    dom = show(f"#bandwidth={bandwidth}bps&round_trip={round_trip * 1e3}ms&load={load}", of=thrifty[0])
+    profiles = {host: open_profile(folder / f"{host}.json") for host in ("device", "cloud")}
+    topology = Topology(
+        (Host("device"), Host("cloud", load)),
+        (Link(bandwidth, round_trip / 2),),
+        (Link(bandwidth * 4, round_trip / 2),),
+    )
+    prices = energy_prices(
+        device_power("raspberry-pi-4"), radio("wifi-pixel-2-xl"), up=topology.up[0], down=topology.down[0]
+    )
+    best = choose(
+        model.graph,
+        profiles,
+        topology,
+        objective=ENERGY,
+        constraints=Constraints(private=("image",), max_bytes=900),
+        codecs=CODECS,
+        mode="fast",
+        energy=prices,
+    )
+    shown = summary(dom)
+    assert float(shown["worth"]) == pytest.approx(best.value, rel=1e-5)
+    assert float(shown["latency-s"]) == pytest.approx(best.plan.predicted.latency_s, rel=1e-5)
+    assert "Energy against bandwidth" in dom and "modelled and not measured" in dom
+    assert "privacy of tensor" in dom and "ruled out" in dom
 
 
 def test_slider_moves_everything_by_keyboard_steps(show: Show) -> None:
