@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.sources import MODEL_HELP, open_model
+from splitnn.cost.accuracy import parse_share
 
 if TYPE_CHECKING:
     from splitnn.graph.exits import Exits
@@ -67,22 +68,20 @@ def run(args: argparse.Namespace) -> int:
     from splitnn.graph import package
     from splitnn.zoo.datasets import samples
 
-    max_drop = _share(args.max_accuracy_drop)
+    max_drop = parse_share(args.max_accuracy_drop)
     model = open_model(args.model)
     held_out = samples(args.data, model, count=args.samples, part="test", seed=args.seed)
     if args.at:
-        from splitnn.cost.exit_heads import attach_exits
+        from splitnn.tuning.exit_heads import attach_exits
 
         train = samples(args.data, model, count=args.train_samples, part="train", seed=args.seed)
         made = attach_exits(
             model,
             at=args.at,
-            train=train.inputs,
-            held_out=held_out.inputs,
-            labels=held_out.labels,
+            train=train,
+            held_out=held_out,
             answer=args.answer,
             max_drop=max_drop,
-            data=_source(held_out),
             seed=args.seed,
         )
     else:
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _calibrated(args: argparse.Namespace, model: Model, held_out: Samples, *, max_drop: float) -> Model:
     """The model with its own exits, or with a small one before it, and new thresholds."""
-    from splitnn.cost.confidence import calibrate_exits
+    from splitnn.tuning.confidence import calibrate_exits
 
     if args.cascade:
         from splitnn.graph.cascade import cascade
@@ -109,25 +108,7 @@ def _calibrated(args: argparse.Namespace, model: Model, held_out: Samples, *, ma
         outputs = {each.name: each.output for each in model.exits.exits}
     else:
         raise ValueError(f"{args.model} has no exits: say where to attach them (--at LAYER), or give a --cascade")
-    exits = calibrate_exits(
-        model, outputs, held_out.inputs, labels=held_out.labels, max_drop=max_drop, data=_source(held_out)
-    )
-    return replace(model, exits=exits)
-
-
-def _source(held_out: Samples) -> str:
-    return f"{held_out.source}, {len(held_out)} samples of {len(set(held_out.origins))} origins, test"
-
-
-def _share(text: str) -> float:
-    """A share as ``0.3%`` or ``0.003``."""
-    try:
-        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found <= 1:
-        raise ValueError(f"--max-accuracy-drop {text}: expected a share such as 0.3% or 0.003")
-    return found
+    return replace(model, exits=calibrate_exits(model, outputs, held_out, max_drop=max_drop))
 
 
 def _json(exits: Exits) -> dict[str, Any]:

@@ -133,8 +133,8 @@ def test_energy_is_planned_without_exits_and_said_so(model: Model, capsys: pytes
         ((MODEL, "--data", "noise.safetensors"), "has no exits"),
         ((MODEL, "--at", "nowhere", "--data", "noise.safetensors"), "no layer is called 'nowhere'"),
         (("early", "--data", "nowhere"), "no such folder or file"),
-        (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "much"), "expected a share"),
-        (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "200%"), "expected a share"),
+        (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "much"), "is no share"),
+        (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "200%"), "is no share"),
         ((MODEL, "--cascade", "two_host_models:other", "--data", "noise.safetensors"), "scion"),
     ],
 )

@@ -8,20 +8,21 @@ to compute.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from splitnn.cost.confidence import calibrate_exits, chunks
 from splitnn.errors import InvalidInput
 from splitnn.graph.capture import capture
 from splitnn.graph.extract import extract
 from splitnn.graph.graft import graft, tensor_values
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
+from splitnn.tuning.confidence import calibrate_exits
+from splitnn.tuning.evaluation import Samples, batches, check_data
 
 _PLACES = 4  # of a picture a head keeps at most 4 x 4 places
 _EPOCHS, _BATCH = 30, 128
@@ -32,23 +33,20 @@ def attach_exits(
     model: Model,
     *,
     at: Sequence[str],
-    train: Mapping[str, Tensor],
-    held_out: Mapping[str, Tensor],
-    labels: Tensor | None = None,
+    train: Samples,
+    held_out: Samples,
     answer: str | None = None,
     max_drop: float = 0.0,
-    data: str = "held-out data",
     seed: int = 0,
 ) -> Model:
     """The model with an exit behind each layer of ``at``, in this order, and its own answer last; ready to plan.
 
-    Heads learn on ``train``; temperatures and thresholds are chosen on ``held_out``, whose ``labels`` may be known, as
-    ``calibrate_exits`` does it. Both hold samples by input name, stacked along the first dimension. ``answer`` is the
-    tensor of the model's logits where it has several outputs.
+    Heads learn on ``train``, whose labels are not looked at; temperatures and thresholds are chosen on ``held_out``, as
+    ``calibrate_exits`` does it. ``answer`` is the tensor of the model's logits where it has several outputs.
 
     Raises:
         ValueError: an unknown layer, one whose tensor no head can read, or no thresholds keep the accuracy.
-        InvalidInput: the model's answer is not one row of logits a sample.
+        InvalidInput: the model's answer is not one row of logits a sample, or the data do not fit the model.
     """
     logits = _answer(model, answer)
     tensors = [_tensor(model, layer) for layer in at]
@@ -61,7 +59,7 @@ def attach_exits(
         grown = graft(grown, scion, name=name, at={scion.graph.inputs[0]: tensor})
         outputs[name] = f"{name}.{scion.graph.outputs[0]}"
     outputs["final"] = logits
-    exits = calibrate_exits(grown, outputs, held_out, labels=labels, max_drop=max_drop, data=data)
+    exits = calibrate_exits(grown, outputs, held_out, max_drop=max_drop)
     return replace(grown, exits=exits)
 
 
@@ -112,8 +110,9 @@ def _pool(spec: TensorSpec) -> nn.Module:
     return _MeanOfTokens() if len(spec.shape) == 3 else nn.Identity()
 
 
-def _taught(model: Model, tensors: Sequence[str], logits: str, train: Mapping[str, Tensor], *, seed: int) -> list[Head]:
+def _taught(model: Model, tensors: Sequence[str], logits: str, train: Samples, *, seed: int) -> list[Head]:
     """A head for each tensor, taught the probabilities that the model gives to ``train``."""
+    check_data(model, train)
     classes = model.graph.tensors[logits].shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -121,14 +120,12 @@ def _taught(model: Model, tensors: Sequence[str], logits: str, train: Mapping[st
         stage = extract(model, tuple(model.graph.inputs), (*tensors, logits))
         rows: list[list[Tensor]] = [[] for _ in (*tensors, logits)]
         with torch.no_grad():
-            for chunk in chunks(model, train, batch=32):
-                *inner, answers = stage(*chunk)
+            for batch in batches(model, train):
+                *inner, answers = stage(*(batch[name] for name in model.graph.inputs))
                 for row, value in zip(
                     rows, [*(h.pool(v) for h, v in zip(heads, inner, strict=True)), answers], strict=True
                 ):
                     row.append(value)
-        if not rows[-1]:
-            raise ValueError(f"the model takes batches of {model.graph.batch}; there are fewer samples to train on")
         target = softmax(torch.cat(rows[-1]), 1)
         for head, parts in zip(heads, rows, strict=False):
             _teach(head, torch.cat(parts), target)

@@ -7,16 +7,16 @@ are then chosen for the least work at a given accuracy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
-from splitnn.cost.exit_thresholds import choose_thresholds
 from splitnn.graph.exits import Exit, Exits, levels
-from splitnn.graph.extract import extract
 from splitnn.graph.graph import Graph
 from splitnn.graph.model import Model
+from splitnn.tuning.evaluation import Samples, values_on
+from splitnn.tuning.exit_thresholds import choose_thresholds
 
 _COLDEST, _HOTTEST = 0.05, 20.0
 
@@ -24,35 +24,31 @@ _COLDEST, _HOTTEST = 0.05, 20.0
 def calibrate_exits(
     model: Model,
     outputs: Mapping[str, str],
-    inputs: Mapping[str, torch.Tensor],
+    held_out: Samples,
     *,
-    labels: torch.Tensor | None = None,
     max_drop: float = 0.0,
-    data: str = "held-out data",
-    batch: int = 64,
 ) -> Exits:
     """Exits that keep the accuracy of the last one but for ``max_drop`` (0.003 is 0.3 points), with the least work.
 
-    ``outputs`` names the exits and the tensors of their logits, the first one first; ``inputs`` are samples that
-    nothing was trained on, stacked along the first dimension. Without ``labels`` answers are judged by agreement with
-    the last exit. Work is counted in FLOPs. Temperatures, thresholds and tallies come from the same samples: with
-    thousands of them and a handful of thresholds that flatters little, but it does flatter.
+    ``outputs`` names the exits and the tensors of their logits, the first one first; nothing was trained on
+    ``held_out``. Where that has no labels, answers are judged by agreement with the last exit. Work is counted in
+    FLOPs. Temperatures, thresholds and tallies come from the same samples: with thousands of them and a handful of
+    thresholds that flatters little, but it does flatter.
 
     Raises:
         ValueError: no thresholds keep the accuracy, or an exit is no output of the model.
+        InvalidInput: the data do not fit the model.
     """
-    logits = logits_of(model, tuple(outputs.values()), inputs, batch=batch)
-    last = logits[-1]
-    truth = last.argmax(1) if labels is None else labels
-    if len(truth) < len(last):
-        raise ValueError(f"{len(last)} samples have {len(truth)} labels")
-    truth = truth[: len(last)]
+    found = values_on(model, held_out, tuple(outputs.values()))
+    logits = [found[output] for output in outputs.values()]
+    last, labels = logits[-1], held_out.labels
+    truth = last.argmax(1) if labels is None else labels[: len(last)]
     right = [(each.argmax(1) == truth).numpy() for each in logits]
     # Judged by itself the last exit is always right, and no temperature would be cold enough.
-    found = [temperature(each, truth) for each in logits[:-1]]
-    found.append(1.0 if labels is None else temperature(last, truth))
-    sure = [confidences(each, heat).numpy() for each, heat in zip(logits, found, strict=True)]
-    exits = [Exit(name, output, heat) for (name, output), heat in zip(outputs.items(), found, strict=True)]
+    heats = [temperature(each, truth) for each in logits[:-1]]
+    heats.append(1.0 if labels is None else temperature(last, truth))
+    sure = [confidences(each, heat).numpy() for each, heat in zip(logits, heats, strict=True)]
+    exits = [Exit(name, output, heat) for (name, output), heat in zip(outputs.items(), heats, strict=True)]
     plain = Exits.counted(exits, [([True] * len(exits),) * 2], against="model", data="")
     thresholds = choose_thresholds(
         sure[:-1],
@@ -66,6 +62,8 @@ def calibrate_exits(
         zip(*right, strict=True),
         strict=True,
     )
+    origins = len(set(held_out.origins))
+    data = f"{held_out.source}, {len(last)} samples" + ("" if origins == len(last) else f" of {origins} origins")
     return Exits.counted(chosen, rows, against="model" if labels is None else "labels", data=data)
 
 
@@ -107,31 +105,3 @@ def work_until(graph: Graph, exits: Exits) -> list[float]:
         for at in range(level, len(found)):
             found[at] += max(1, graph.layer(name).flops)
     return found
-
-
-@torch.inference_mode()
-def logits_of(
-    model: Model, tensors: Sequence[str], inputs: Mapping[str, torch.Tensor], *, batch: int = 64
-) -> list[torch.Tensor]:
-    """What these tensors hold for all samples, in batches; a fixed batch of the model's leaves out what is left over.
-
-    Raises:
-        ValueError: there are fewer samples than a batch of the model, or an input is missing.
-    """
-    stage = extract(model, tuple(model.graph.inputs), tuple(tensors))
-    parts = [stage(*chunk) for chunk in chunks(model, inputs, batch=batch)]
-    if not parts:
-        raise ValueError(f"the model takes batches of {model.graph.batch}; there are fewer samples")
-    return [torch.cat(rows) for rows in zip(*parts, strict=True)]
-
-
-def chunks(model: Model, inputs: Mapping[str, torch.Tensor], *, batch: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The samples in batches that the model takes, the tensors in the order of its inputs."""
-    if missing := [name for name in model.graph.inputs if name not in inputs]:
-        raise ValueError(f"no samples for the input {missing[0]!r}")
-    names = model.graph.inputs
-    count = min(len(inputs[name]) for name in names)
-    is_fixed = not any(any(model.graph.tensors[name].batch_growth) for name in names)
-    size = model.graph.batch if is_fixed else batch
-    for start in range(0, count - size + 1 if is_fixed else count, size):
-        yield tuple(inputs[name][start : min(count, start + size)] for name in names)

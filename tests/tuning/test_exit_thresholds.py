@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from splitnn.cost.exit_thresholds import choose_thresholds
+from splitnn.tuning.exit_thresholds import choose_thresholds
 
 
 def _outcome(

@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splitnn.cost.confidence import calibrate_exits, confidences, logits_of, temperature
-from splitnn.cost.exit_heads import attach_exits
 from splitnn.errors import InvalidInput
 from splitnn.graph.capture import capture
 from splitnn.graph.cascade import cascade
@@ -17,6 +15,10 @@ from splitnn.graph.graft import tensor_values
 from splitnn.graph.model import Model
 from splitnn.graph.package import load, save
 from splitnn.runtime.verify import check
+from splitnn.tuning.confidence import calibrate_exits, confidences, temperature
+from splitnn.tuning.evaluation import values_on
+from splitnn.tuning.exit_heads import attach_exits
+from splitnn.zoo.datasets import Samples
 
 
 class Stripes(nn.Module):
@@ -50,8 +52,9 @@ def _stripes() -> Model:
     return capture(Stripes(), (torch.randn(2, 1, 8, 8),))
 
 
-def _pictures(count: int, seed: int) -> dict[str, Tensor]:
-    return {"x": torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))}
+def _pictures(count: int, seed: int) -> Samples:
+    pictures = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return Samples({"x": pictures}, None, tuple(str(number) for number in range(count)), "noise")
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +63,15 @@ def attached() -> Model:
     at = [
         next(layer.name for layer in model.graph.layers if layer.name.startswith(name)) for name in ("first", "second")
     ]
-    return attach_exits(model, at=at, train=_pictures(1500, 2), held_out=_pictures(400, 3), max_drop=0.1, data="noise")
+    return attach_exits(model, at=at, train=_pictures(1500, 2), held_out=_pictures(400, 3), max_drop=0.1)
 
 
 def test_attached_exits_leave_the_models_own_answer_as_it_is(attached: Model) -> None:
     model, pictures = _stripes(), _pictures(4, 9)
-    (own,) = (tensor_values(model, [name], pictures)[name] for name in model.graph.outputs)
+    (own,) = (tensor_values(model, [name], pictures.inputs)[name] for name in model.graph.outputs)
     assert attached.exits is not None
     last = attached.exits.exits[-1].output
-    found = tensor_values(attached, [last], pictures)[last]
+    found = tensor_values(attached, [last], pictures.inputs)[last]
     assert isinstance(own, Tensor) and isinstance(found, Tensor)
     assert torch.equal(own, found)
 
@@ -94,7 +97,8 @@ def test_tallies_are_what_the_samples_do(attached: Model) -> None:
     assert exits is not None
     assert exits.accuracy >= 0.9
     held_out = _pictures(400, 3)
-    logits = logits_of(attached, [each.output for each in exits.exits], held_out)
+    values = values_on(attached, held_out, [each.output for each in exits.exits])
+    logits = list(values.values())
     truth = logits[-1].argmax(1)
     left, right = [0] * 3, 0
     for sample in range(400):
@@ -120,9 +124,9 @@ def test_cascade_is_the_pair_of_both_models() -> None:
     large, small = _stripes(), capture(Small(), (torch.randn(2, 1, 8, 8),))
     both, outputs = cascade(small, large)
     pictures = _pictures(300, 5)
-    values = tensor_values(both, list(outputs.values()), pictures)
+    values = tensor_values(both, list(outputs.values()), pictures.inputs)
     for model, output in zip((small, large), outputs.values(), strict=True):
-        alone = tensor_values(model, model.graph.outputs, pictures)[model.graph.outputs[0]]
+        alone = tensor_values(model, model.graph.outputs, pictures.inputs)[model.graph.outputs[0]]
         found = values[output]
         assert isinstance(alone, Tensor) and isinstance(found, Tensor)
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
@@ -138,8 +142,8 @@ def test_accuracy_that_nothing_meets_is_refused() -> None:
 
 def test_layers_and_answers_that_no_head_fits_are_refused() -> None:
     model = _stripes()
-    given = {"train": _pictures(8, 1), "held_out": _pictures(8, 2)}
+    train, held_out = _pictures(8, 1), _pictures(8, 2)
     with pytest.raises(ValueError, match="no layer is called 'nowhere'"):
-        attach_exits(model, at=["nowhere"], train=given["train"], held_out=given["held_out"])
+        attach_exits(model, at=["nowhere"], train=train, held_out=held_out)
     with pytest.raises(InvalidInput, match="is no output of the model"):
-        attach_exits(model, at=[], answer="nothing", train=given["train"], held_out=given["held_out"])
+        attach_exits(model, at=[], answer="nothing", train=train, held_out=held_out)
