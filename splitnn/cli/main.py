@@ -8,7 +8,20 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
-from splitnn.cli import bottleneck, calibrate, check, envelope, exits, explain, export, models, pack, plan, profile
+from splitnn.cli import (
+    bottleneck,
+    calibrate,
+    check,
+    compress,
+    envelope,
+    exits,
+    explain,
+    export,
+    models,
+    pack,
+    plan,
+    profile,
+)
 from splitnn.errors import SplitnnError
 from splitnn.runtime.settings import BAD_INPUT as BAD_INPUT
 
@@ -37,6 +50,7 @@ COMMANDS: tuple[Command, ...] = (
     envelope,
     exits,
     export,
+    compress,
 )
 """In the order of the help."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
@@ -79,3 +80,19 @@ class Calibration:
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"no calibration: {error!r}") from error
+
+
+def parse_share(text: str) -> float:
+    """``0.5%`` or ``0.005`` as a share, 0.005.
+
+    Raises:
+        ValueError: the text is no share from 0 to 1.
+    """
+    number, percent, rest = text.strip().partition("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = math.nan
+    if rest or not 0 <= share <= 1:
+        raise ValueError(f"{text!r} is no share of answers; write it such as 0.5% or 0.005")
+    return share

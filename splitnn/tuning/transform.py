@@ -31,6 +31,7 @@ class Basis:
     mean: torch.Tensor  # (D,)
     directions: torch.Tensor  # (D, D): a row each
     spread: float  # root of the mean variance along them: the unit of a step
+    nats: float  # what the answer changes by, for a squared disturbance of 1 along the directions
 
 
 def basis(values: torch.Tensor, felt: torch.Tensor, *, patch: int) -> Basis:
@@ -42,22 +43,22 @@ def basis(values: torch.Tensor, felt: torch.Tensor, *, patch: int) -> Basis:
     mean = rows.mean(0)
     rows = rows - mean
     covariance = (rows.T @ rows / len(rows)).double()
-    information = _information(_rows(felt, patch))
+    information, scale = _information(_rows(felt, patch))
     size, axes = torch.linalg.eigh(information)
     root = axes @ torch.diag(size.sqrt()) @ axes.T
     variance, turn = torch.linalg.eigh(root @ covariance @ root)
     directions = (turn.T @ root).flip(0)
-    return Basis(patch, mean, directions.float(), float(variance.clamp(min=0).mean().sqrt()))
+    return Basis(patch, mean, directions.float(), float(variance.clamp(min=0).mean().sqrt()), scale / 2)
 
 
-def _information(rows: torch.Tensor) -> torch.Tensor:
-    """Second moment of gradients (M, D), at a mean of one a direction and never near none."""
+def _information(rows: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Second moment of gradients (M, D), at a mean of one a direction and never near none, and what divided it."""
     moment = (rows.T @ rows / len(rows)).double()
     scale = moment.diagonal().mean()
     unit = torch.eye(len(moment), dtype=torch.float64)
     if not scale > 0:
-        return unit
-    return (moment / scale + _LEAST_FEELING * unit) / (1 + _LEAST_FEELING)
+        return unit, 0.0
+    return (moment / scale + _LEAST_FEELING * unit) / (1 + _LEAST_FEELING), float(scale)
 
 
 def _rows(values: torch.Tensor, patch: int) -> torch.Tensor:

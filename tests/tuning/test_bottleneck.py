@@ -1,0 +1,184 @@
+"""Bottlenecks: what they keep, what they send, and that the version with one is an ordinary model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from splitnn.cli.main import main
+from splitnn.graph.capture import capture
+from splitnn.graph.graft import tensor_values
+from splitnn.graph.model import Model
+from splitnn.graph.package import load, save
+from splitnn.runtime.verify import check
+from splitnn.transport.codec import CODECS
+from splitnn.tuning.bottleneck import crossing_tensor, cut_tensor, patches_of, pixels_of
+from splitnn.tuning.fitting import Ground, ground, transform_basis, transform_versions
+from splitnn.tuning.training import LogisticBits, Training, _with_residual, rounded
+from splitnn.tuning.transform import transform_bottleneck
+
+
+class Net(nn.Module):
+    """Eight channels in the middle, of which the answer sees the first four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh())
+        self.tail = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.tail(self.head(x)[:, :4])
+        return y
+
+
+@dataclass(frozen=True)
+class Data:
+    inputs: dict[str, torch.Tensor]
+    origins: tuple[str, ...]
+    labels: torch.Tensor | None = None
+    source: str = "made up"
+
+
+def smooth(count: int, seed: int) -> Data:
+    """Pictures (N, 3, 16, 16) with large features, as photos have."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, 3, 5, 5, generator=generator)
+    return Data({"x": nn.functional.interpolate(coarse, 16, mode="bicubic") * 2}, tuple(map(str, range(count))))
+
+
+@cache
+def made() -> tuple[Model, Ground]:
+    torch.manual_seed(3)
+    model = capture(Net().eval(), (torch.randn(1, 3, 16, 16),))
+    tensor = cut_tensor(model, "head")
+    return model, ground(model, tensor, fit_to=smooth(64, 1), judge_by=smooth(48, 2))
+
+
+def versions(steps: list[float], patch: int = 1) -> list[Model]:
+    return list(transform_versions(made()[1], steps=steps, patch=patch))
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_version_is_a_model_that_every_cut_leaves_alone_and_its_recipe_is_true(patch: int, tmp_path: Path) -> None:
+    model, _ = made()
+    (version,) = versions([0.5], patch)
+    version = load(save(version, tmp_path / "version"))
+    assert check(version, random_cuts=5, seed=0).passed
+    assert version.digest != model.digest
+
+    crossing, (answer,) = crossing_tensor(version), version.graph.outputs
+    changed, sizes = 0, []
+    for i in range(48):
+        picture = {"x": smooth(48, 2).inputs["x"][i : i + 1]}
+        values = tensor_values(version, [crossing, answer], picture)
+        symbols, logits, whole = values[crossing], values[answer], tensor_values(model, [answer], picture)[answer]
+        assert (
+            isinstance(symbols, torch.Tensor) and isinstance(logits, torch.Tensor) and isinstance(whole, torch.Tensor)
+        )
+        assert symbols.dtype == torch.int8
+        changed += int(logits.argmax() != whole.argmax())
+        sizes.append(len(CODECS["entropy"].encode(symbols)))
+    recipe = version.recipe
+    assert recipe is not None and recipe.drop is not None
+    assert recipe.base == model.digest and recipe.samples == 48
+    assert abs(recipe.drop.estimate - changed / 48) <= 1.5 / 48  # a batch rounds its sums otherwise than one sample
+    assert abs(recipe.figures["median_bytes"] - sorted(sizes)[24]) <= 2
+
+
+def test_smaller_steps_send_more_and_change_less() -> None:
+    found = [version.recipe for version in versions([0.05, 0.5, 2.0])]
+    drops = [recipe.drop.estimate for recipe in found if recipe and recipe.drop]
+    sizes = [recipe.figures["median_bytes"] for recipe in found if recipe]
+    assert drops[0] <= 0.03 and drops[0] <= drops[1] < drops[2]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_what_the_answer_does_not_see_is_hardly_sent() -> None:
+    _, given = made()
+    found = transform_basis(given, patch=1, seed=0)
+    bottleneck = transform_bottleneck(given.values, found, step=0.3)
+    with torch.inference_mode():
+        error = (bottleneck(given.held_out) - given.held_out).square().mean((0, 2, 3))
+    spread = given.held_out.var((0, 2, 3))
+    assert (error / spread)[:4].mean() < 0.5 * (error / spread)[4:].mean()
+
+
+def test_patches_and_pixels_are_inverse() -> None:
+    x = torch.randn(2, 3, 4, 6)
+    for patch in (1, 2):
+        assert torch.equal(pixels_of(patches_of(x, patch), channels=3, patch=patch), x)
+
+
+def test_training_lowers_what_it_is_to_lower() -> None:
+    _, given = made()
+    found = transform_basis(given, patch=1, seed=0)
+    net = _with_residual(transform_bottleneck(given.values, found, step=1.0))
+    ticks = itertools.count()
+    training = Training(given, found, net, exchange=1e-4, seed=0, now=lambda: float(next(ticks)))
+    rows = torch.arange(64)
+    before = training.loss(rows)
+    training.run(250.0)
+    assert training.loss(rows) < 0.98 * before
+
+
+def test_residual_decoder_starts_as_the_linear_one() -> None:
+    _, given = made()
+    plain = transform_bottleneck(given.values, transform_basis(given, patch=2, seed=0), step=0.5)
+    torch.testing.assert_close(_with_residual(plain)(given.held_out), plain(given.held_out))
+
+
+def test_bits_of_logistic_numbers_are_their_entropy() -> None:
+    uniform = torch.rand(4, 1, 300, 300, generator=torch.Generator().manual_seed(0)).clamp(1e-6, 1 - 1e-6)
+    scale = 3.0
+    numbers = (scale * (uniform / (1 - uniform)).log()).round()
+    estimate = LogisticBits(torch.tensor([2 * math.log(2) * scale]))(numbers).sum() / numbers.numel()
+    share = torch.unique(numbers, return_counts=True)[1] / numbers.numel()
+    torch.testing.assert_close(estimate, -(share * share.log2()).sum(), rtol=0.01, atol=0)
+
+
+def test_rounding_is_whole_numbers_forwards_and_nothing_backwards() -> None:
+    x = torch.tensor([0.4, 1.6, 200.0], requires_grad=True)
+    y = rounded(x)
+    y.sum().backward()
+    assert y.tolist() == [0.0, 2.0, 127.0]
+    assert x.grad is not None and x.grad.tolist() == [1.0, 1.0, 0.0]
+
+
+def test_command_writes_versions_that_check_explains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, _ = made()
+    package, data = str(save(model, tmp_path / "net")), tmp_path / "data.safetensors"
+    save_file({"x": smooth(160, 4).inputs["x"]}, data)
+    command = ["bottleneck", package, "--data", str(data), "--count", "96", "--held-out", "40"]
+    out = ["--out", str(tmp_path / "versions")]
+    assert main([*command, "--cut", "head", "--step", "0.3", "--step", "1", "--json", *out]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [Path(each["folder"]).name for each in printed["versions"]] == ["transform-0.3", "transform-1"]
+    assert main(["check", printed["versions"][0]["folder"], "--cuts", "2"]) == 0
+    assert "made by transform bottleneck" in capsys.readouterr().out
+
+    again = ["--out", str(tmp_path / "more")]
+    learned = ["--method", "learned", "--minutes", "0.02", "--step", "0.7"]
+    assert main([*command, "--cut", "head", *learned, *again]) == 0
+    assert "learned bottleneck" in capsys.readouterr().out
+
+    for wrong, said in (
+        (["--cut", "nowhere", *again], "'nowhere'"),
+        (["--cut", "output", *again], "float32 tensor (N, C, H, W)"),
+        (["--cut", "head", "--step", "1", *out], "exists"),
+        (["--cut", "head", "--step", "1e9", *again], "leaves nothing"),
+        (["--cut", "head", "--max-accuracy-drop", "0.001%", "--step", "1", *again], "the nearest loses"),
+        (["--cut", "head", "--max-accuracy-drop", "lots", *again], "no share"),
+    ):
+        assert main([*command, *wrong]) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--cut", "head", "--step", "-1", *again])
