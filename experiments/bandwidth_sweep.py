@@ -219,6 +219,8 @@ class Sweep:
             warm: set[str] = set()
             for link in links:
                 cell = self._measure(subject, planning, ask, link, number, warm=warm)
+                if not any(way.requests or way.degraded for way in cell.ways):
+                    raise RuntimeError(f"no request of {subject.name} over {link.shape} was answered: {_failure(cell)}")
                 self._cells.append(cell)
                 self._store.add(cell, vars(setup))
                 self._write()
@@ -276,6 +278,10 @@ class Sweep:
     def _progress(self, number: int, words: str) -> None:
         gone_s = time.monotonic() - self._started_s
         _say(f"[{gone_s:5.0f} s] {number + 1}/{len(self._setup.models)} {words}")
+
+
+def _failure(cell: Cell) -> str:
+    return next((failure for way in cell.ways for failure in way.failures), "none was sent")
 
 
 def shape_of(text: str) -> Shape:
