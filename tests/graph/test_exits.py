@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from splitnn.errors import PackageError
 from splitnn.graph.exits import Exit, Exits, Tally, part_used, survival
 from splitnn.graph.graph import Graph, Layer, TensorSpec
+from splitnn.graph.package import load, save
 from splitnn.graph.segments import segments
+from tests.models import captured
 from tests.planner.random_exits import random_exit_problem
 
 _LOGITS = TensorSpec((1, 10), "float32")
@@ -133,3 +138,25 @@ def test_exits_fit_a_graph_whose_outputs_they_are() -> None:
     EXITS.check_fits(GRAPH)
     with pytest.raises(ValueError, match="is no output that the model computes"):
         Exits.counted([Exit("one", "b")], [([True], [True])], against="labels", data="none").check_fits(GRAPH)
+
+
+def test_package_keeps_exits_outside_the_digest_and_refuses_altered_ones(tmp_path: Path) -> None:
+    chain = captured("chain")
+    outcomes = [([True], [True]), ([True], [False])]
+    exits = Exits.counted([Exit("only", chain.graph.outputs[0])], outcomes, against="labels", data="by hand")
+    with_exits = replace(chain, exits=exits)
+    assert with_exits.digest == chain.digest
+    folder = save(with_exits, tmp_path / "package")
+    assert load(folder).exits == exits
+    (folder / "exits.json").write_text((folder / "exits.json").read_text().replace("by hand", "by hope"))
+    with pytest.raises(PackageError, match=r"exits\.json is not the file that the manifest describes"):
+        load(folder)
+    assert load(save(chain, tmp_path / "plain")).exits is None
+
+
+def test_package_whose_exits_are_no_outputs_is_refused(tmp_path: Path) -> None:
+    chain = captured("chain")
+    exits = Exits.counted([Exit("only", "nowhere")], [([True], [True])], against="labels", data="by hand")
+    folder = save(replace(chain, exits=exits), tmp_path / "package")
+    with pytest.raises(PackageError, match="is no output that the model computes"):
+        load(folder)
