@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from splitnn.errors import EngineMismatch, InvalidInput
+from splitnn.graph.ancestors import layers_before
 from splitnn.graph.code import Callee
-from splitnn.graph.graph import Graph, TensorSpec
+from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
 from splitnn.runtime.compiled import TOLERANCE, difference
 from splitnn.runtime.engines.exchange import module_of, onnx_model
@@ -53,7 +54,7 @@ def head_before(model: Model, cut: Sequence[str]) -> Head:
         raise InvalidInput(f"the model has no tensor {unknown[0]!r}; `splitnn plan` and `splitnn explain` name some")
     if raw := [tensor for tensor in cut if tensor in model.graph.inputs]:
         raise InvalidInput(f"{raw[0]!r} is an input of the model: before it there is no head")
-    return head_of(model, _needed(model.graph, cut))
+    return head_of(model, layers_before(model.graph, cut))
 
 
 def head_of(model: Model, layers: Iterable[str]) -> Head:
@@ -166,18 +167,6 @@ def _manifest(model: Model, head: Head, *, name: str, version: str) -> dict[str,
 
 def _described(name: str, spec: TensorSpec) -> dict[str, Any]:
     return {"name": name, "dtype": spec.dtype, "datatype": wire_datatype(spec.dtype), "shape": list(spec.shape)}
-
-
-def _needed(graph: Graph, wanted: Iterable[str]) -> set[str]:
-    """The layers that these tensors depend on."""
-    found: set[str] = set()
-    stack = list(wanted)
-    while stack:
-        layer = graph.producer.get(stack.pop())
-        if layer is not None and layer not in found:
-            found.add(layer)
-            stack.extend(graph.layer(layer).inputs)
-    return found
 
 
 def _write(target: Path, files: Mapping[str, bytes]) -> Path:

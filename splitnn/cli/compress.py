@@ -1,0 +1,212 @@
+"""``splitnn compress``: a smaller or faster version of a model, with what it costs in accuracy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from splitnn.cli.sources import MODEL_HELP, open_model
+
+if TYPE_CHECKING:
+    import torch
+
+    from splitnn.graph.model import Model
+    from splitnn.tuning.compress import Judged
+    from splitnn.zoo.datasets import Samples
+
+_DESCRIPTION = """\
+Make a version of MODEL that is smaller or faster, measure on held-out data what that costs in accuracy (without labels:
+in agreement with MODEL), and write it as a package that is checked, profiled, planned and served like any other.
+
+int8      weights in eight bits, a scale an output channel: a quarter of the bytes, at the speed of floats; where ONNX
+          Runtime is installed, what int8 arithmetic there would cost and gain is measured too
+prune     whole channels are taken out until --flops of the operations are left, then --steps of distillation
+distill   the model --into learns MODEL's answers
+
+With --until the layers before that tensor are compressed only, and the tail keeps its weights. The version is a model
+of its own all the same: a head never meets a tail of another version.
+
+  splitnn compress efficientnet_lite0 --data photos --method int8 --out models/efficientnet_lite0/2
+  splitnn compress my.models:net --data fashion-mnist --method prune --flops 0.5 --out models/net/2
+  splitnn compress efficientnet_lite2 --data photos --method distill --into efficientnet_lite0 --out models/small
+"""
+_TIMED = 9
+_CALIBRATION = 24
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``compress`` to the command line."""
+    parser = subparsers.add_parser(
+        "compress",
+        help="make a smaller or faster version of a model",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--data", metavar="DIR|NAME", required=True, help="photos, fashion-mnist, a folder of images, or .safetensors"
+    )
+    parser.add_argument("--method", choices=("int8", "prune", "distill"), required=True)
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the package; it must not exist yet")
+    parser.add_argument("--until", metavar="TENSOR", default="", help="compress the layers before this tensor only")
+    parser.add_argument("--flops", metavar="SHARE", type=_share, default=0.7, help="prune: to keep (default 0.7)")
+    parser.add_argument("--into", metavar="MODEL", help="distill: the smaller model that learns")
+    parser.add_argument("--steps", metavar="N", type=_count, default=200, help="of learning (default 200)")
+    parser.add_argument("--budget", metavar="SECONDS", type=float, default=600.0, help="learning ends then (600)")
+    parser.add_argument("--samples", metavar="N", type=_count, default=512, help="to learn from (default 512)")
+    parser.add_argument("--held-out", metavar="N", type=_count, default=256, help="to judge by (default 256)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print the recipe as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make it, measure it, write it."""
+    from splitnn.graph import package
+    from splitnn.tuning.compress import (
+        Judged,
+        distilled_version,
+        int8_version,
+        pruned_version,
+        with_recipe,
+    )
+    from splitnn.tuning.learning import Lessons
+    from splitnn.zoo.datasets import samples
+
+    if (args.method == "distill") != bool(args.into):
+        raise ValueError("--method distill needs --into MODEL, and --into is for distill only")
+    if args.until and args.method == "distill":
+        raise ValueError("--until: a model that learns another one's answers shares no layer with it")
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise FileExistsError(f"{args.out} exists; give a new folder")
+    base = open_model(args.model)
+    student = open_model(args.into) if args.into else None
+    count = min(args.samples, _CALIBRATION) if args.method == "int8" else args.samples
+    train = samples(args.data, base, count=count, part="train", seed=args.seed)
+    held_out = samples(args.data, base, count=args.held_out, part="test", seed=args.seed)
+    lessons = Lessons(steps=args.steps, seed=args.seed, budget_s=args.budget)
+    settings: dict[str, str | int | float] = {"data": args.data, "seed": args.seed}
+    settings |= {"until": args.until} if args.until else {}
+    own = held_out
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("preparing", total=1.0)
+
+        def progress(done: float, what: str) -> None:
+            bar.update(task, completed=done, description=what)
+
+        judged = Judged.by(base, held_out, progress=progress)
+        if args.method == "int8":
+            version = int8_version(base, until=args.until)
+        elif args.method == "prune":
+            version = pruned_version(
+                base, train, flops=args.flops, until=args.until, lessons=lessons, progress=progress
+            )
+            settings |= {"flops": args.flops, "steps": args.steps, "samples": len(train)}
+        else:
+            assert student is not None
+            own = samples(args.data, student, count=args.held_out, part="test", seed=args.seed)
+            learning = samples(args.data, student, count=count, part="train", seed=args.seed)
+            version = distilled_version(base, student, train, learning, lessons=lessons, progress=progress)
+            settings |= {"into": student.digest, "steps": args.steps, "samples": len(train)}
+        progress(1.0, "measuring")
+        figures = _seconds({"base_latency_s": base, "latency_s": version})
+        if args.method == "int8" and not args.until:
+            figures |= _in_int8(base, train, judged)
+        made = with_recipe(
+            version, base, judged, own, method=args.method, settings=settings, figures=figures
+        )  # fmt: skip
+    package.save(made, args.out)
+    assert made.recipe is not None
+    if args.json:
+        print(json.dumps({"folder": str(args.out), "digest": made.digest, "recipe": made.recipe.to_json()}))
+    else:
+        print(f"{args.out}: {made.digest[:12]}\n  {made.recipe}")
+    return 0
+
+
+def _seconds(models: dict[str, Model]) -> dict[str, float]:
+    """CPU seconds of a run of each, interleaved, in torch on one thread."""
+    from splitnn.runtime.stage import stage
+
+    parts = {name: stage(model, model.graph.inputs, model.graph.outputs) for name, model in models.items()}
+    return _timed({name: (lambda n=name: parts[n].run(models[n].example)) for name in models})
+
+
+def _timed(ways: dict[str, Any]) -> dict[str, float]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(_TIMED + 2):
+            for name, work in ways.items():
+                started = time.thread_time()
+                work()
+                if number >= 2:  # the first ones are slower
+                    taken[name].append(time.thread_time() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return {name: median(each) for name, each in taken.items()}
+
+
+def _in_int8(base: Model, calibration: Samples, judged: Judged) -> dict[str, float]:
+    """What int8 arithmetic in ONNX Runtime loses and takes; nothing where that is not installed or cannot be."""
+    import torch
+
+    from splitnn.graph.extract import extract
+    from splitnn.tuning.drops import answers_of
+
+    try:
+        from splitnn.runtime.engines.int8 import int8_call
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            feeds = [_row(base, calibration, row) for row in range(len(calibration))]
+            call = int8_call(extract(base, base.graph.inputs, [answers_of(base)]), feeds)
+        finally:
+            torch.set_num_threads(threads)
+    except ModuleNotFoundError:
+        return {}
+    if base.graph.batch != 1:
+        return {}
+    rows = [_row(base, judged.data, row) for row in range(len(judged.logits))]
+    drop = judged.drop(torch.cat([call(*row)[0] for row in rows]))
+    timed = _timed({"onnxruntime_int8_latency_s": lambda: call(*rows[0])})
+    return {
+        "onnxruntime_int8_drop": drop.estimate,
+        "onnxruntime_int8_drop_low": drop.low,
+        "onnxruntime_int8_drop_high": drop.high,
+        **timed,
+    }
+
+
+def _row(model: Model, data: Any, row: int) -> list[torch.Tensor]:
+    return [data.inputs[name][row : row + model.graph.batch] for name in model.graph.inputs]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1")
+    return number

@@ -1,0 +1,101 @@
+"""Weights in eight bits: a package a quarter as large, whose weights are floats again once it is loaded.
+
+Symmetric, one scale an output channel, which is how engines with int8 arithmetic take weights too. What restores them
+depends on weights only, so every host does it once when it loads the model and runs at the speed of floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from splitnn.errors import InvalidInput
+from splitnn.graph.model import Model
+from splitnn.graph.program import Node, Ref, Symbol, rewrite
+from splitnn.tuning.rebuild import layer_of_nodes, rebuilt
+
+_QUANTISED = {
+    "aten.conv1d.default": 1,
+    "aten.conv2d.default": 1,
+    "aten.convolution.default": 1,
+    "aten.linear.default": 1,
+    "aten.embedding.default": 0,
+}
+_TO_FLOAT = {"dtype": Symbol("dtype", "float32")}
+_LEAST = 256  # elements: smaller weights are not worth a scale
+_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of the largest magnitude of a channel: the best in squared error is taken
+
+
+def int8_weights(model: Model, layers: Collection[str] | None = None) -> Model:
+    """The model with the weights of convolutions, linear layers and embeddings (of these layers only) in int8.
+
+    Raises:
+        InvalidInput: there are none.
+    """
+    chosen = _chosen(model, layers)
+    if not chosen:
+        raise InvalidInput("none of these layers has a float weight of a convolution, a linear layer or an embedding")
+    weights = {name: tensor for name, tensor in model.weights.items() if name not in chosen}
+    restoring: list[Node] = []
+    for name in chosen:
+        steps, scale = quantised(model.weights[name])
+        weights[f"{name}.int8"], weights[f"{name}.scale"] = steps, scale
+        restoring += [
+            Node(f"{name}.float", "aten._to_copy.default", (Ref(f"{name}.int8"),), _TO_FLOAT),
+            Node(f"{name}.restored", "aten.mul.Tensor", (Ref(f"{name}.float"), Ref(f"{name}.scale")), {}),
+        ]
+
+    def swapped(leaf: object) -> object:
+        return Ref(f"{leaf.name}.restored") if isinstance(leaf, Ref) and leaf.name in chosen else leaf
+
+    calls = [
+        Node(
+            node.name,
+            node.op,
+            rewrite(node.args, swapped),
+            {key: rewrite(value, swapped) for key, value in node.kwargs.items()},
+        )
+        for node in model.program.nodes
+    ]
+    return rebuilt(model, weights, [*restoring, *calls])
+
+
+def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whole numbers, int8 like the weight, and a scale an output channel, float32 (channels, 1, ...)."""
+    flat = weight.flatten(1)
+    largest = flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    best_scale, best_error = largest / 127, torch.full_like(largest, float("inf"))
+    for clip in _CLIPS:
+        scale = largest * clip / 127
+        error = ((flat / scale).round().clamp(-127, 127) * scale - flat).square().sum(1, keepdim=True)
+        best_scale = torch.where(error < best_error, scale, best_scale)
+        best_error = torch.minimum(error, best_error)
+    steps = (flat / best_scale).round().clamp(-127, 127).to(torch.int8)
+    return steps.view(weight.shape), best_scale.view(-1, *[1] * (weight.dim() - 1))
+
+
+def _chosen(model: Model, layers: Collection[str] | None) -> list[str]:
+    """Weights that only layers read that may change, and each only in places where it can be restored."""
+    owner = layer_of_nodes(model)
+    found: dict[str, None] = {}
+    kept: set[str] = set()
+    for node in model.program.nodes:
+        at = _QUANTISED.get(node.op)
+        inside = node.name in owner and (layers is None or owner[node.name] in layers)
+        weight = getattr(node.args[at], "name", "") if at is not None else ""
+        for name in node.reads:
+            if name not in model.weights:
+                continue
+            if name == weight and inside:
+                found[name] = None
+            else:
+                kept.add(name)
+    return [
+        name
+        for name in found
+        if name not in kept
+        and model.weights[name].dtype == torch.float32
+        and model.weights[name].dim() >= 2
+        and model.weights[name].numel() >= _LEAST
+    ]
