@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.goals import Goals
 from splitnn.cli.wording import format_amount
+from splitnn.planner.constraints import Constraints
 from splitnn.planner.objective import UNITS
 
 if TYPE_CHECKING:
@@ -41,13 +42,19 @@ def find_front(
     codecs: tuple[str, ...],
     mode: Mode,
 ) -> tuple[FrontPoint, ...]:
-    """The front under the goals' constraints.
+    """The front under the goals' constraints, budgets left out: whoever looks at a front is choosing them.
 
     Raises:
         InfeasiblePlan, ValueError: as ``splitnn.planner.pareto.pareto``.
     """
     from splitnn.planner.pareto import pareto
 
+    where = Constraints(
+        pins=goals.constraints.pins,
+        keep_on_device=goals.constraints.keep_on_device,
+        private=goals.constraints.private,
+        forbidden=goals.constraints.forbidden,
+    )
     return pareto(
         graph,
         profiles,
@@ -55,7 +62,7 @@ def find_front(
         pair=pair,
         energy=goals.energy,
         tariff=goals.tariff,
-        constraints=goals.constraints,
+        constraints=where,
         codecs=codecs,
         mode=mode,
     )
@@ -64,7 +71,10 @@ def find_front(
 def describe_front(points: tuple[FrontPoint, ...], pair: tuple[str, str], goals: Goals) -> list[str]:
     """One line a plan."""
     modelled = f"; joules modelled by {goals.power} and {goals.radio}" if "energy" in pair else ""
-    lines = [f"front of {pair[0]} against {pair[1]}: {len(points)} plans{modelled}"]
+    left_out = " and ".join(goals.constraints.unbounded())
+    budgets = f"; without the limits of {left_out}" if left_out else ""
+    count = "1 plan" if len(points) == 1 else f"{len(points)} plans"
+    lines = [f"front of {pair[0]} against {pair[1]}: {count}{modelled}{budgets}"]
     for point in points:
         amounts = f"{_shown(point.first, pair[0]):>14}  {_shown(point.second, pair[1]):>14}"
         lines.append(f"  {amounts}  {point.plan}")

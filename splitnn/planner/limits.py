@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from splitnn.errors import InfeasiblePlan
 from splitnn.graph.graph import Graph
 from splitnn.planner.bounded import Row, minimise
+from splitnn.planner.budget import Budget, nearest_to
 from splitnn.planner.constraints import Constraints
 from splitnn.planner.memory import Memory
 from splitnn.planner.meters import Meter, weight_owners
@@ -42,6 +43,7 @@ class Limits:
         self.meters: list[Meter] = []
         self.rows: list[tuple[str, Row]] = []
         self._hops = hops
+        self._known: Placement | None = None  # keeps the budgets: where the next search starts
         named = [*(["traffic"] if constraints.max_bytes is not None else []), *constraints.memory_bytes]
         for number, name in enumerate(named):
             weights = tuple(int(other == number) for other in range(len(named)))
@@ -83,9 +85,18 @@ class Limits:
             terms.first_stage,
         )
         task = Task(terms.layout, [wanted, *self.meters], self._hops, tiers)
+        start = self._known
+        if start is None or not task.obeys(start, tiers, {}):
+            budgets = [Budget(name, row, "bytes", 1) for name, row in self.rows]
+            nearest = nearest_to(task, budgets, effort=_EFFORT)
+            if not nearest.is_within:
+                names = " and ".join(name for name, _ in self.rows)
+                raise InfeasiblePlan(f"found no plan that keeps the budgets for {names}")
+            start = nearest.placement
         rows = [Row((1, *(0 for _ in self.meters))), *(row for _, row in self.rows)]
-        found = minimise(task, rows, effort=_EFFORT)
+        start = task.placement(start.tiers, start.choices)  # counted at these costs
+        found = minimise(task, rows, start=start, effort=_EFFORT)
         if found.best is None:
-            names = " and ".join(name for name, _ in self.rows)
-            raise InfeasiblePlan(f"found no plan that keeps the budgets for {names}")
+            raise RuntimeError("defect of the planner: the placement within the budgets was lost")
+        self._known = found.best
         return found.best, found.value - found.bound

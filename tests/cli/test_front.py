@@ -67,13 +67,21 @@ def test_the_picture_is_written_and_the_rows_printed(capsys: pytest.CaptureFixtu
         assert image.format == "PNG" and len(image.convert("RGB").getcolors(1 << 24) or ()) > 10
 
 
+@pytest.mark.usefixtures("model")
+def test_budgets_do_not_cut_the_front_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PLAN, "--pareto", "--max-bytes", "900"]) == 0
+    bounded = capsys.readouterr().out
+    assert main([*PLAN, "--pareto"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if " J  " in line]
+    assert "without the limits of the traffic" in bounded and all(row in bounded for row in rows)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--pareto", "--pareto-of", "latency"), "expected two goals"),
         (("--pareto", "--pareto-of", "latency,speed"), "a front is of two of latency"),
         (("--pareto", "--pareto-of", "latency,cost"), "Tariff"),
-        (("--pareto", "--max-bytes", "1MB"), "without budgets"),
         (("--pareto", "absent/front.png"), "absent"),
         (("--pareto", "front.mp3"), "mp3"),
     ],
