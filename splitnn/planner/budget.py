@@ -27,7 +27,7 @@ class Budget:
 
     def show(self, amount: int) -> str:
         """An amount as text."""
-        return f"{amount * self.unit_scale:.6g} {self.unit}"
+        return f"{amount} bytes" if self.unit == "bytes" else f"{amount * self.unit_scale:.6g} {self.unit}"
 
 
 @dataclass(frozen=True, slots=True)
