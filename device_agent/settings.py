@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from splitnn.cost.network import parse_link
 from splitnn.runtime.address import parse_address, require_loopback
+from splitnn.runtime.settings import EngineName
 from splitnn.transport.codec import CODECS, USUAL
 
 
@@ -35,6 +36,10 @@ class Settings:
     link: str = field(default="10Mbps/20ms", metadata=_about("what to believe of the link at first", "RATE/RTT"))
     profile: str = field(default="", metadata=_about("this device's profile; measured at the start without", "FILE"))
     save_profile: str = field(default="", metadata=_about("where to keep what was measured", "FILE"))
+    engine: EngineName = field(
+        default="torch",
+        metadata=_about("what runs this device's stages; plans with another than torch are not bit-exact"),
+    )
     slowdown: float = field(default=1.0, metadata=_about("stand for a device this many times slower, by sleeping", "X"))
     deadline_s: float = field(default=30.0, metadata=_about("the longest that a request may take", "SECONDS"))
     grace_s: float = field(default=10.0, metadata=_about("for requests under way when told to stop", "SECONDS"))

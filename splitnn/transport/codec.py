@@ -99,9 +99,9 @@ def _forms() -> Iterator[Codec]:
     yield from (ImageCodec("png", "PNG"), ImageCodec("webp", "WEBP"))
     for quality in (95, 90, 75, 50):
         yield ImageCodec(f"jpeg{quality}", "JPEG", quality=quality)
-    for quality in (98, 95, 90):
+    for quality in (100, 98, 95, 90):
         yield ImageCodec(f"jpeg{quality}f", "JPEG", quality=quality, chroma="full")
-    for quality in (98, 95, 90, 75, 50):
+    for quality in (100, 98, 95, 90, 75, 50):
         yield ImageCodec(f"webp{quality}", "WEBP", quality=quality)
 
 

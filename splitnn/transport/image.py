@@ -1,4 +1,4 @@
-"""Image codecs for a uint8 tensor of shape (N, H, W, 3): what a user would send instead of a tensor. Needs Pillow."""
+"""Image codecs for a uint8 tensor of shape (N, H, W, 3) or, in grey, (N, H, W, 1): what a user would send instead."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
@@ -37,25 +38,30 @@ class ImageCodec:
 
     def encoded_bytes(self, spec: TensorSpec) -> int:
         """Far above what photos take: a profile has the measured size."""
-        count, height, width, _ = spec.shape
+        count, height, width, channels = spec.shape
         if self.format == "PNG":
-            plain = height * (3 * width + 1)
+            plain = height * (channels * width + 1)
             return count * (plain + plain // 256 + 1024)
         if self.lossless:  # WebP: symbols of at most 15 bits, four a pixel, and their codes
             return count * (8 * height * width + 4096)
-        # Standard Huffman tables, whole 16x16 blocks: noise stays below 4 bytes a pixel at half the colours.
-        return count * (6 * (height + 15) * (width + 15) + 2048)
+        # Standard Huffman tables, whole 16x16 blocks: noise stays below 3 bytes a number.
+        numbers = 4 if self.chroma == "full" else 2
+        return count * (3 * numbers * (height + 15) * (width + 15) + 2048)
 
     def encode(self, tensor: torch.Tensor) -> Payload:
         from PIL import Image
 
         if not self.accepts(TensorSpec(tuple(tensor.shape), name_of(tensor.dtype))):
-            raise CodecError(f"codec {self.name} takes uint8 (N, H, W, 3), not {tensor.dtype} {tuple(tensor.shape)}")
+            raise CodecError(
+                f"codec {self.name} takes uint8 (N, H, W, 3 or 1), not {tensor.dtype} {tuple(tensor.shape)}"
+            )
         _check_dense(Layout.of(tensor))
         parts: list[bytes] = []
-        for image in tensor.detach().cpu().contiguous():  # (H, W, 3)
+        mode = self._mode(tensor.shape[3])
+        for pixels in tensor.detach().cpu().contiguous():  # (H, W, 3 or 1)
+            image = Image.fromarray((pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).numpy()).convert(mode)
             file = io.BytesIO()
-            Image.fromarray(image.numpy()).save(file, self.format, **self._options())
+            image.save(file, self.format, **self._options())
             parts += (_LENGTH.pack(file.tell()), file.getvalue())
         return b"".join(parts)
 
@@ -72,27 +78,33 @@ class ImageCodec:
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
         if not self.accepts(TensorSpec(shape, dtype)):
-            raise CodecError(f"codec {self.name} gives uint8 (N, H, W, 3), not {dtype} {shape}")
+            raise CodecError(f"codec {self.name} gives uint8 (N, H, W, 3 or 1), not {dtype} {shape}")
         _check_dense(Layout(shape, strides))
         rest = memoryview(payload)
         images = torch.empty(shape, dtype=torch.uint8)
-        for image in images:  # (H, W, 3)
+        for image in images:  # (H, W, 3 or 1)
             if len(rest) < _LENGTH.size or len(rest) - _LENGTH.size < (length := _LENGTH.unpack_from(rest)[0]):
                 raise CodecError(f"a {self.name} payload of {len(payload)} bytes ends before its {shape[0]} images do")
             file, rest = rest[_LENGTH.size : _LENGTH.size + length], rest[_LENGTH.size + length :]
-            image.copy_(torch.from_numpy(self._pixels(file, height=shape[1], width=shape[2])))
+            image.copy_(torch.from_numpy(self._pixels(file, shape[1:])))
         if rest:
             raise CodecError(f"a {self.name} payload has {len(rest)} bytes after its {shape[0]} images")
         return torch.empty_strided(shape, strides, dtype=torch.uint8).copy_(images) if strides else images
 
-    def _pixels(self, file: memoryview, *, height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    def _mode(self, channels: int) -> str:
+        return "RGB" if channels == 3 or self.format == "WEBP" else "L"  # WebP knows colours only
+
+    def _pixels(self, file: memoryview, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """One image of (height, width, channels)."""
         from PIL import Image
 
+        height, width, channels = shape
+        mode = self._mode(channels)
         try:
             with Image.open(io.BytesIO(file), formats=(self.format,)) as image:  # reads the header only
-                if image.size != (width, height) or image.mode != "RGB":
-                    raise CodecError(f"{image.size} {image.mode} came where a ({width}, {height}) RGB image belongs")
-                return np.array(image)
+                if image.size != (width, height) or image.mode != mode:
+                    raise CodecError(f"{image.size} {image.mode} came where a ({width}, {height}) {mode} image belongs")
+                return np.array(image.convert("RGB" if channels == 3 else "L")).reshape(shape)
         except CodecError:
             raise
         except Exception as error:  # Pillow raises many kinds on a broken file
@@ -100,7 +112,7 @@ class ImageCodec:
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and shape[3] == 3 and all(1 <= side <= _MAX_SIDE for side in shape[1:3])
+    return len(shape) == 4 and shape[3] in (1, 3) and all(1 <= side <= _MAX_SIDE for side in shape[1:3])
 
 
 def _check_dense(layout: Layout) -> None:

@@ -332,6 +332,15 @@ def test_png_is_lossless_and_jpeg_is_near() -> None:
     assert torch.equal(there_and_back("png", planes), batch)
 
 
+@pytest.mark.parametrize("name", ["png", "webp", "jpeg95", "webp90"])
+def test_grey_images_travel_too(name: str) -> None:
+    grey = torch.arange(28, dtype=torch.uint8)[None, :, None, None].expand(2, 28, 20, 1).contiguous() * 8
+    result = there_and_back(name, grey)
+    assert result.shape == grey.shape
+    error = (result.int() - grey.int()).abs()
+    assert error.max() == 0 if codec(name).lossless else error.float().mean() < 3
+
+
 def test_an_image_of_another_size_than_stated_is_refused() -> None:
     payload = codec("png").encode(torch.zeros(1, 8, 9, 3, dtype=torch.uint8))
     with pytest.raises(CodecError, match="RGB"):

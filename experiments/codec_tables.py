@@ -1,0 +1,124 @@
+"""The tables of the codec experiment: every codec at every cut of two models, and the input compressed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.codec_measure import Case, Point
+from experiments.codec_statistics import by_origin, wilson
+from splitnn import zoo
+from splitnn.graph import package
+from splitnn.graph.capture import capture
+from splitnn.tuning.bottleneck import crossing_tensor
+from splitnn.zoo.datasets import fashion_mnist
+from splitnn.zoo.pictures import crops, installed_photos
+
+LITE0, FASHION = "efficientnet_lite0", "fashion_exits"
+IMAGES = (
+    "jpeg50", "jpeg75", "jpeg90", "jpeg95", "jpeg95f", "jpeg98f", "jpeg100f",
+    "webp50", "webp75", "webp90", "webp98", "webp100", "webp", "png",
+)  # fmt: skip
+EVEN = ("even8", "even6", "even5", "even4", "even3", "even2.5", "even2", "even1.5", "even1.2", "even1", "even0.8")
+OTHERS = (
+    "raw", "zstd", "shuffle+zstd", "mask", "fp16", "bf16", "fp16+zstd", "fp16+mask", "int8", "int8+zstd",
+    "int6", "int4", "int4r", "int4t", "int4+zstd", "int4+entropy", "int3", "int3+entropy", "int2", "int2+entropy",
+)  # fmt: skip
+QUICK_IMAGES = ("jpeg75", "jpeg90", "jpeg95", "jpeg98f", "jpeg100f", "webp90", "webp100", "webp")
+QUICK_EVEN = ("even6", "even4", "even2.5", "even1.5", "even1")
+QUICK_OTHERS = ("fp16", "int8+zstd", "int4", "int4+entropy")
+QUICK_CUTS = (4, 7, 14)  # of Lite0's sixteen: at 30, 41 and 87 % of the FLOPs
+_ALONE = 300  # samples that are encoded by themselves and counted
+_SEED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Every codec at every cut of one model, the input compressed, and what the samples are."""
+
+    model: str
+    samples: str
+    points: tuple[Point, ...]  # at cuts
+    images: tuple[Point, ...]  # of the input
+    whole: float  # share of right answers of the unsplit model
+    origins: tuple[str, ...]  # of each sample; () where samples are independent
+    case: Case
+
+    def interval(self, point: Point) -> tuple[float, float]:
+        return by_origin(point.right, self.origins) if self.origins else wilson(point.right)
+
+
+class Counter:
+    """Says on the terminal what is being measured."""
+
+    def __init__(self, model: str) -> None:
+        self._model, self._done, self._start = model, 0, time.monotonic()
+
+    def through(self, codecs: Sequence[str], *, at: str = "the input") -> Iterator[str]:
+        for name in codecs:
+            self._done += 1
+            taken = time.monotonic() - self._start
+            line = f"{taken:4.0f} s  {self._model}: measurement {self._done}, {name} at {at}"
+            print(f"\r{line:100}", end="", file=sys.stderr, flush=True)
+            yield name
+
+
+def lite0_table(*, quick: bool) -> Table:
+    """EfficientNet-Lite0 on crops of every photo that is installed."""
+    found = installed_photos()
+    count = 80 if quick else 400
+    origins, pixels = crops(found, height=224, width=224, count=count, seed=_SEED)
+    case = Case(capture(*zoo.load(LITE0)), pixels, batch=20)
+    return _table(
+        LITE0,
+        f"{count} crops of {len(found)} photos",
+        case,
+        quick=quick,
+        only=QUICK_CUTS if quick else (),
+        origins=origins,
+    )
+
+
+def fashion_table(*, quick: bool) -> Table:
+    """The Fashion-MNIST network on all test images."""
+    images, labels = fashion_mnist("test")
+    case = Case(capture(*zoo.load(FASHION)), images[..., None], batch=500, labels=labels)
+    return _table(FASHION, f"{len(images)} test images", case, quick=quick, only=(), origins=())
+
+
+def bottleneck_point(folder: Path, tables: Sequence[Table]) -> tuple[Table, Point]:
+    """A packaged bottleneck on the samples of the table whose model reads the same input.
+
+    Raises:
+        ValueError: no table has such an input.
+    """
+    version = package.load(str(folder))
+    tensor = crossing_tensor(version)
+    (name,) = version.graph.inputs
+    shape = version.graph.tensors[name].shape[1:]
+    for table in tables:
+        if tuple(table.case.pixels.shape[1:]) == shape:
+            case = table.case.of_version(version)
+            return table, case.point(case.cut(tensor, f"learned, {folder.name}"), "entropy", alone=_ALONE)
+    raise ValueError(f"{folder} reads {shape}; the tables have {[tuple(t.case.pixels.shape[1:]) for t in tables]}")
+
+
+def _table(model: str, samples: str, case: Case, *, quick: bool, only: Sequence[int], origins: Sequence[str]) -> Table:
+    names = (*QUICK_OTHERS, *QUICK_EVEN) if quick else (*OTHERS, *EVEN)
+    counter = Counter(model)
+    images = [
+        case.point(case.whole_input, each, alone=_ALONE) for each in counter.through(QUICK_IMAGES if quick else IMAGES)
+    ]
+    points = []
+    for cut in case.cuts(only=only):
+        points += [case.point(cut, each, alone=_ALONE) for each in counter.through(names, at=cut.name)]
+    whole = float((case.answers == case.wanted).float().mean())
+    print(file=sys.stderr)
+    return Table(model, samples, tuple(points), tuple(images), whole, tuple(origins), case)
+
+
+TABLES: dict[str, Callable[..., Table]] = {LITE0: lite0_table, FASHION: fashion_table}
+"""How the table of each model is made; with ``quick``, in a minute or two."""

@@ -1,0 +1,82 @@
+"""The codec experiment's arithmetic: fronts, bytes at equal answers, intervals, and the cuts that it looks at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.codec_measure import Case, Point, narrow_cuts
+from experiments.codec_statistics import by_origin, bytes_at, differs, pareto, wilson
+from splitnn.graph.capture import capture
+
+
+def a_point(size: float, share: float) -> Point:
+    right = np.arange(100) < 100 * share
+    return Point("cut", 0.1, "codec", 1000, np.array([int(size)]), right, 0.0, 0.0)
+
+
+def test_only_points_that_no_other_beats_are_on_the_front() -> None:
+    points = [a_point(100, 0.5), a_point(200, 0.4), a_point(300, 0.9), a_point(50, 0.3), a_point(400, 0.9)]
+    assert [point.mean_bytes for point in pareto(points)] == [50, 100, 300]
+
+
+def test_bytes_between_two_points_lie_on_a_line_through_their_logarithms() -> None:
+    points = [a_point(100, 0.5), a_point(400, 0.9)]
+    assert bytes_at(points, 0.7) == pytest.approx(200)
+    assert bytes_at(points, 0.9) == 400
+    assert bytes_at(points, 0.2) == 100
+    assert bytes_at(points, 0.95) is None
+
+
+def test_intervals_hold_the_share_and_those_of_few_origins_are_wider() -> None:
+    right = np.random.default_rng(1).random(400) < 0.8
+    low, high = wilson(right)
+    assert low < right.mean() < high
+    assert wilson(np.ones(10, bool))[0] == pytest.approx(0.7225, abs=1e-3)
+    alike = np.repeat([True, False, True, True], 100)
+    few, many = by_origin(alike, [str(n // 100) for n in range(400)]), by_origin(alike, [str(n) for n in range(400)])
+    assert few[1] - few[0] > 3 * (many[1] - many[0])
+
+
+def test_a_loss_is_one_where_more_answers_were_lost_than_won() -> None:
+    before = np.ones(1000, bool)
+    after = before.copy()
+    after[:40] = False
+    assert differs(after, before)
+    assert not differs(before, after)
+    shuffled = before.copy()
+    shuffled[:20] = False
+    other = before.copy()
+    other[20:40] = False
+    assert not differs(shuffled, other)
+
+
+class Narrow(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 8, 3, padding=1)
+        self.down = torch.nn.Conv2d(8, 2, 1)
+        self.up = torch.nn.Conv2d(2, 16, 1)
+        self.last = torch.nn.Linear(16, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        narrow = self.down(self.first(image.permute(0, 3, 1, 2).float() / 255).relu())
+        logits: torch.Tensor = self.last(self.up(narrow).relu().mean((2, 3)))
+        return logits
+
+
+def test_a_lossless_codec_at_the_narrow_cut_changes_no_answer() -> None:
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (12, 9, 9, 3), dtype=torch.uint8)
+    model = capture(Narrow().eval(), (pixels[:1],))
+    assert [model.graph.tensors[name].shape for name, _ in narrow_cuts(model.graph, model.graph.outputs[-1])] == [
+        (1, 2, 9, 9)
+    ]
+    case = Case(model, pixels, batch=5)
+    (cut,) = case.cuts()
+    exact = case.point(cut, "raw", alone=7)
+    assert exact.right.all()
+    assert exact.sample_bytes.tolist() == [2 * 9 * 9 * 4] * 10  # whole batches are counted
+    assert case.point(cut, "int2", alone=7).mean_bytes < exact.mean_bytes / 10
+    assert 0 < cut.flops_share < 1
