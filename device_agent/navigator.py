@@ -148,6 +148,7 @@ class Navigator:
         leaves_s = _known(self._remote.seconds, 2 * message_s)
         stays_s = max(0.0, _known(self._local.seconds, message_s + stage_s) + pace.fixed_s)
         both_s = max(stays_s, leaves_s, _known(self._split.seconds, leaves_s + stage_s) + pace.fixed_s)
+        both_s = min(both_s, stays_s + leaves_s)  # what is more, no terms can say: the two ends come first
         far_s = _known(
             self._far.seconds, (self._cloud_profile.message_s + self._cloud_profile.stage_s) * cloud_slowdown
         )
