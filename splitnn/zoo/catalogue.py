@@ -16,14 +16,17 @@ from splitnn.errors import UnknownModel
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from splitnn.graph.exits import Exits
+
     Example: TypeAlias = tuple[nn.Module, tuple[Tensor, ...]]
 else:
     Example = tuple  # a module in eval mode, and inputs that it takes
 
-Family = Literal["efficientnet_lite", "torchvision", "sentence_bert", "bert"]
+Family = Literal["efficientnet_lite", "fashion_exits", "torchvision", "sentence_bert", "bert"]
 
 _MAKERS: dict[Family, str] = {
     "efficientnet_lite": "splitnn.zoo.vision:efficientnet_lite",
+    "fashion_exits": "splitnn.zoo.fashion:fashion_exits",
     "torchvision": "splitnn.zoo.vision:torchvision_classifier",
     "sentence_bert": "splitnn.zoo.bert:sentence_bert",
     "bert": "splitnn.zoo.bert:random_bert",
@@ -47,6 +50,8 @@ class Entry:
         """The inputs in words, with dtype and shape."""
         if self.family in ("sentence_bert", "bert"):
             return f"token ids and mask, int64 (1, {self.side}) each"
+        if self.family == "fashion_exits":
+            return f"grey image, uint8 (1, {self.side}, {self.side}, 1)"
         return f"image, uint8 (1, {self.side}, {self.side}, 3)"
 
     @property
@@ -54,6 +59,8 @@ class Entry:
         """The output in words, with dtype and shape."""
         if self.family in ("sentence_bert", "bert"):
             return "sentence embedding, float32 (1, 384)"
+        if self.family == "fashion_exits":
+            return "logits of three exits, float32 (1, 10) each"
         return "ImageNet logits, float32 (1, 1000)"
 
 
@@ -99,6 +106,15 @@ _ENTRIES = (
         licence="MIT (package), Apache-2.0 (weights)",
         side=16,
         install=_MINILM,
+    ),
+    Entry(
+        name="fashion_exits",
+        family="fashion_exits",
+        weights="real",
+        source="splitnn itself, trained on Fashion-MNIST",
+        licence="Apache-2.0 (weights), MIT (images)",
+        side=28,
+        install="pip install splitnn",
     ),
     *(
         Entry(
@@ -146,6 +162,15 @@ def load(name: str) -> Example:
         return maker(entry)
     except ModuleNotFoundError as error:
         raise UnknownModel(f"{name} needs {error.name}, which is not installed: {entry.install}") from error
+
+
+def policy(name: str) -> Exits | None:
+    """The exits of the zoo's model of this name, with thresholds, in terms of its tensors; None where it has none."""
+    if name != "fashion_exits":
+        return None
+    from splitnn.zoo.fashion import fashion_policy
+
+    return fashion_policy()
 
 
 def _unknown(name: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from splitnn.zoo.catalogue import models
+from splitnn.zoo.catalogue import models, policy
 from splitnn.zoo.reference import resolve
 
 if TYPE_CHECKING:
@@ -39,4 +40,4 @@ def capture_model(text: str) -> Model:
     from splitnn.graph.capture import capture
 
     module, example = resolve(text)
-    return capture(module, example)
+    return replace(capture(module, example), exits=policy(text))
