@@ -13,6 +13,7 @@ from splitnn.planner.objective import UNITS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from splitnn.cost.estimate import Codecs
     from splitnn.cost.network import Topology
     from splitnn.cost.profile import Profile
     from splitnn.graph.graph import Graph
@@ -39,7 +40,7 @@ def find_front(
     profiles: Mapping[str, Profile],
     topology: Topology,
     *,
-    codecs: tuple[str, ...],
+    codecs: Codecs,
     mode: Mode,
 ) -> tuple[FrontPoint, ...]:
     """The front under the goals' constraints, budgets left out: whoever looks at a front is choosing them.

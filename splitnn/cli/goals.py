@@ -18,6 +18,7 @@ from splitnn.planner.privacy import copies_of_inputs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from splitnn.cost.estimate import Codecs
     from splitnn.cost.profile import Profile
     from splitnn.graph.graph import Graph
     from splitnn.graph.model import Model
@@ -186,7 +187,7 @@ def decide(
     profiles: Mapping[str, Profile],
     topology: Topology,
     *,
-    codecs: tuple[str, ...],
+    codecs: Codecs,
     mode: Mode,
 ) -> Choice:
     """The best plan for them.

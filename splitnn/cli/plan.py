@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from splitnn.cli.blocks import blocks_of
 from splitnn.cli.comparison import Option, no_cut, other_cuts
 from splitnn.cli.front import describe_front, find_front, front_json, parse_pair, plot_front
-from splitnn.cli.goals import add_goals, decide, describe, goals_of, to_json
+from splitnn.cli.goals import add_goals, describe, goals_of, to_json
 from splitnn.cli.policies import NOT_USED, in_time, pins_of, plan_json, report_plan
 from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
 from splitnn.cli.two_hosts import chosen_codecs
+from splitnn.cli.versions import Version, add_versions, best_version, limit_of, versions_of
 from splitnn.cost.network import Topology, format_rate
 from splitnn.cost.profile import Profile
 
 if TYPE_CHECKING:
     from splitnn.graph.graph import Graph
-    from splitnn.planner.choice import Choice
     from splitnn.planner.plan import Plan
 
 _DESCRIPTION = """\
@@ -31,6 +31,8 @@ never measured (such as raspberry-pi-4); a link is rate/round trip, up and down 
   splitnn plan efficientnet_lite0 --device device.json --cloud cloud.json --link 2Mbps:20Mbps/40ms --codecs raw,int8
   splitnn plan efficientnet_lite0 --host phone=p.json --host edge=e.json --host cloud=c.json \\
       --link 50Mbps/4ms --link 1Gbps/30ms
+  splitnn plan efficientnet_lite0 --device device.json --cloud cloud.json --link 1Mbps/20ms --max-accuracy-drop 2% \\
+      --version versions/transform-0.5=device-0.5.json,cloud-0.5.json
   splitnn plan resnet18 --device raspberry-pi-4 --cloud cloud.json --link 10Mbps/20ms --objective energy \\
       --deadline 400ms --private --device-memory 64MB
 
@@ -65,6 +67,7 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the plan and what it was compared with as JSON")
     add_goals(parser)
+    add_versions(parser)
     group = parser.add_argument_group("what one goal costs in another")
     group.add_argument(
         "--pareto", metavar="FILE", nargs="?", const="", default=None,
@@ -79,8 +82,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decide and print."""
-    from splitnn.planner.min_cut import plan
-
     files = _files(args)
     if len(args.link) != len(files) - 1:
         raise ValueError(
@@ -90,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
     topology = Topology.chain(list(files), args.link)
     presets = {host: text for host, text in files.items() if is_preset(text)}
     measured = {host: open_profile(file) for host, file in files.items() if host not in presets}
-    codecs, mode = chosen_codecs(args.codecs)
+    limit = limit_of(args)
+    codecs, mode = chosen_codecs("all" if args.codecs == "lossless" and limit else args.codecs)
     model = open_model(args.model)
     for found in measured.values():
         found.check_fits(model.graph, model.digest)
@@ -98,9 +100,12 @@ def run(args: argparse.Namespace) -> int:
     profiles = {host: predicted.get(host) or measured[host] for host in files}
     graph = model.graph
     goals = goals_of(args, model, topology)
-    choice: Choice | None = None
     pins = pins_of(goals, graph, topology) if model.exits is not None else None
     if model.exits is not None and pins is not None:
+        if limit is not None:
+            raise ValueError(
+                f"{args.model} has early exits, whose accuracy counts: name --codecs, not what may be lost"
+            )
         deadline_s = goals.constraints.deadline_s
         weighed = in_time(
             model.exits, graph, profiles, topology, codecs=codecs, mode=mode, pins=pins, deadline_s=deadline_s
@@ -111,25 +116,34 @@ def run(args: argparse.Namespace) -> int:
             else report_plan(args.model, weighed, deadline_s=deadline_s)
         )
         return 0
-    if goals.are_stated:
-        choice = decide(goals, graph, profiles, topology, codecs=codecs, mode=mode)
-    best = choice.plan if choice else plan(graph, profiles, topology, codecs=codecs, mode=mode)
+    versions = [Version(args.model, model, profiles), *versions_of(args, model, list(files))]
+    decided, told = best_version(versions, topology, goals=goals, codecs=codecs, mode=mode, limit=limit)
+    best, choice, version = decided.plan, decided.choice, decided.version
+    graph, profiles = version.model.graph, version.profiles
     pair, front = parse_pair(args.pareto_of), None
     if args.pareto is not None:
-        front = find_front(goals, pair, graph, profiles, topology, codecs=codecs, mode=mode)
+        front = find_front(goals, pair, graph, profiles, topology, codecs=decided.codecs, mode=mode)
         if args.pareto:
             plot_front(front, pair, Path(args.pareto), title=f"{args.model}, {', '.join(args.link)}")
-    others = other_cuts(graph, profiles, topology, best=best, codecs=codecs)
+    others = [
+        each
+        for each in other_cuts(graph, profiles, topology, best=best, codecs=decided.codecs)
+        if decided.allows(each.plan)
+    ]
     ends = no_cut(graph, profiles, topology)
     if args.json:
         answer = _json(best, others, ends) | ({"choice": to_json(choice, goals)} if choice else {})
+        if limit is not None:
+            answer |= {"version": version.name, "lost_at_most": decided.lost, "versions": told}
         print(json.dumps(answer | ({"front": front_json(front, pair)} if front else {})))
     else:
-        said = describe(choice, goals) if choice else []
+        said = told + (describe(choice, goals) if choice else [])
         if front:
             said += describe_front(front, pair, goals)
         said += [NOT_USED] if model.exits is not None else []
-        report = _report(args.model, best, others, ends, goals=said, topology=topology, profiles=profiles, graph=graph)
+        report = _report(
+            version.name, best, others, ends, goals=said, topology=topology, profiles=profiles, graph=graph
+        )
         print(report)
     return 0
 
