@@ -91,6 +91,15 @@ def test_private_without_names_keeps_the_image_and_its_copies(
     assert graph_layers[0] in _on_device(_json(capsys, "--private", "image"))
 
 
+@pytest.mark.usefixtures("graph_layers")
+def test_private_shows_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = _json(capsys, "--private")["choice"]["leakage"]
+    assert scores["image"] > 0.99 and all(0 <= score <= 1 for score in scores.values())
+    assert _json(capsys, "--private", "image")["choice"]["leakage"] is None
+    assert main([*PLAN, "--private"]) == 0
+    assert "tensors tell more than 0.9 about the input, measured" in capsys.readouterr().out
+
+
 def test_leakage_above_the_threshold_stays_on_the_device(
     graph_layers: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
