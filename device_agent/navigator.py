@@ -15,6 +15,7 @@ from splitnn.cost.profile import CodecCost, Profile
 from splitnn.cost.slowdown import MedianEstimator, SlowdownEstimator
 from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
+from splitnn.planner.accuracy import Allowance
 from splitnn.planner.plan import Plan
 from splitnn.runtime.replan import Conditions, Decision, Policy, decide, reprice
 from splitnn.transport.base import Answer, Clock, HostReport
@@ -69,6 +70,7 @@ class Navigator:
         stand_in: Profile,
         codecs: Sequence[str] = ("raw",),
         exits: Exits | None = None,
+        allowance: Allowance | None = None,
         pin: Pin = "auto",
         policy: Policy | None = None,
         clock: Clock = time.monotonic,
@@ -80,6 +82,7 @@ class Navigator:
         self._reported_slowdown = 1.0
         self._codecs = tuple(codecs)
         self._exits = exits
+        self._allowance = allowance
         self._pin = pin
         self._policy = policy or Policy()
         self._clock = clock
@@ -181,6 +184,7 @@ class Navigator:
             held_s=held_s,
             codecs=self._codecs,
             exits=self._exits,
+            allowance=self._allowance,
             policy=self._policy,
         )
 

@@ -18,6 +18,7 @@ from device_agent.emulation import SlowEngine, SlowTransport
 from device_agent.log import Log
 from device_agent.navigator import DEVICE, Navigator, Pin, as_cloud, parse_pin
 from device_agent.settings import Settings
+from splitnn.cost.accuracy import parse_share
 from splitnn.cost.bandwidth import LinkEstimator
 from splitnn.cost.network import parse_link
 from splitnn.cost.profile import Profile
@@ -25,8 +26,10 @@ from splitnn.cost.profile_file import open_profile
 from splitnn.cost.profiler import profile
 from splitnn.errors import Unavailable
 from splitnn.graph.model import Model
+from splitnn.planner.accuracy import Allowance, drops_of
 from splitnn.runtime.door import Door
 from splitnn.runtime.engine import Engine, Limits
+from splitnn.runtime.engines.serving import check_engine, compile_on, require, stages_on
 from splitnn.runtime.handling import with_handling
 from splitnn.transport.base import Transport
 from splitnn.transport.codec import CODECS
@@ -84,6 +87,7 @@ async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured
         stand_in=as_cloud(measured),
         codecs=settings.codecs,
         exits=model.exits,
+        allowance=_allowance(settings, measured),
         pin=_pin(settings.plan, model),
     )
     agent = Agent(
@@ -95,6 +99,7 @@ async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured
         profile=own,
         deadline_s=settings.deadline_s,
         slowdown=settings.slowdown,
+        prepare=stages_on(settings.engine, model),
         audit=AuditPolicy(share=settings.audit_share, target=settings.audit_target),
         instrument=Log(),
     )
@@ -156,21 +161,42 @@ async def _tell_exits(audit: Audit, door: Door) -> None:
 
 def _load(settings: Settings) -> tuple[Model, Profile]:
     """The model and this machine's own profile of it, without any emulated slowdown."""
+    require(settings.engine)
     _log.info("loading %s", settings.model)
     model = open_model(settings.model)
     if settings.profile:
         measured = open_profile(settings.profile)
         measured.check_fits(model.graph, model.digest)
+        check_engine(measured, settings.engine)
         if not measured.message_s:  # written before it was measured, or by hand
             measured = with_handling(measured)
     else:
         _log.info("measuring the model's layers on this device")
         codecs = {name: CODECS[name] for name in settings.codecs}
-        measured = with_handling(profile(model, host=DEVICE, codecs=codecs))
+        measured = with_handling(
+            profile(model, host=DEVICE, codecs=codecs, engine=settings.engine, compile=compile_on(settings.engine))
+        )
     if settings.save_profile:
         Path(settings.save_profile).write_text(json.dumps(measured.to_json()))
     _pin(settings.plan, model)  # a plan that does not fit is told now
+    _allowance(settings, measured)
     return model, measured
+
+
+def _allowance(settings: Settings, measured: Profile) -> Allowance | None:
+    """The lossy codecs that the profile's calibration allows beside those that were named; None when none may be lost.
+
+    Raises:
+        ValueError: the profile has no calibration.
+    """
+    if not settings.max_accuracy_drop:
+        return None
+    if measured.accuracy is None:
+        raise ValueError(f"--max-accuracy-drop: {settings.profile} has no calibration; run `splitnn calibrate` for it")
+    drops = drops_of(measured.accuracy, CODECS)
+    named = [codec for codec in settings.codecs if CODECS[codec].lossless]
+    codecs = tuple(dict.fromkeys([*named, *(codec for _, codec in drops)]))
+    return Allowance(codecs, drops, parse_share(settings.max_accuracy_drop))
 
 
 def _pin(text: str, model: Model) -> Pin:

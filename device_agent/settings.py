@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from splitnn.cost.accuracy import parse_share
 from splitnn.cost.network import parse_link
 from splitnn.runtime.address import parse_address, require_loopback
 from splitnn.runtime.settings import EngineName
@@ -32,13 +33,17 @@ class Settings:
         default=("raw",),
         metadata=_about(f"that tensors may travel in; lossy ones if named: {', '.join(USUAL)} ..."),
     )
+    max_accuracy_drop: str = field(
+        default="",
+        metadata=_about("of answers that may be lost, as 0.5%: lossy codecs that --profile has calibrated", "SHARE"),
+    )
     plan: str = field(default="auto", metadata=_about("auto, device, cloud, or a plan's line to stay with", "PLAN"))
     link: str = field(default="10Mbps/20ms", metadata=_about("what to believe of the link at first", "RATE/RTT"))
     profile: str = field(default="", metadata=_about("this device's profile; measured at the start without", "FILE"))
     save_profile: str = field(default="", metadata=_about("where to keep what was measured", "FILE"))
     engine: EngineName = field(
         default="torch",
-        metadata=_about("what runs this device's stages; plans with another than torch are not bit-exact"),
+        metadata=_about("what runs this device's stages; with another than torch plans are not exact"),
     )
     slowdown: float = field(default=1.0, metadata=_about("stand for a device this many times slower, by sleeping", "X"))
     deadline_s: float = field(default=30.0, metadata=_about("the longest that a request may take", "SECONDS"))
@@ -61,6 +66,13 @@ class Settings:
             raise ValueError(f"--codecs: no codec is called {unknown[0]!r}; there are {', '.join(USUAL)} ...")
         if not self.codecs:
             raise ValueError("--codecs names at least one codec, such as raw")
+        if self.max_accuracy_drop:
+            if not self.profile:
+                raise ValueError("--max-accuracy-drop takes a --profile that `splitnn calibrate` has written to")
+            try:
+                parse_share(self.max_accuracy_drop)
+            except ValueError as error:
+                raise ValueError(f"--max-accuracy-drop: {error}") from error
         if not (math.isfinite(self.slowdown) and self.slowdown >= 1):
             raise ValueError(f"--slowdown is a finite number of at least 1, not {self.slowdown}")
         if not (0 < self.deadline_s <= 3600):

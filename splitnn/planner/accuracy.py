@@ -12,6 +12,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from splitnn.cost.accuracy import Calibration
@@ -47,6 +48,27 @@ def drop_of_plan(plan: Plan, drops: Mapping[Option, float]) -> float:
         for tensor, codec in hop.items()
         if codec not in LOSSLESS
     )
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What accuracy may be lost, and what lossy codecs cost of it."""
+
+    codecs: tuple[str, ...]  # lossless ones and lossy ones
+    drops: Mapping[Option, float]
+    limit: float
+
+    def best(self, solve: Callable[[AllowedCodecs], Plan], tensors: Iterable[str]) -> Plan:
+        """The quickest plan that ``solve`` finds within it; see ``within_accuracy``."""
+        return within_accuracy(
+            solve,
+            tensors=tensors,
+            codecs=self.codecs,
+            drops=self.drops,
+            limit=self.limit,
+            plan_of=lambda plan: plan,
+            worth=lambda plan: plan.predicted.latency_ns,
+        )
 
 
 def within_accuracy(

@@ -11,6 +11,7 @@ from splitnn.cost.network import Topology, format_rate
 from splitnn.cost.profile import Profile
 from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
+from splitnn.planner.accuracy import Allowance
 from splitnn.planner.exits import plan_exits
 from splitnn.planner.min_cut import plan as best_plan
 from splitnn.planner.plan import Plan
@@ -65,9 +66,12 @@ def decide(
     held_s: float,
     codecs: Codecs = ("raw",),
     exits: Exits | None = None,
+    allowance: Allowance | None = None,
     policy: Policy = Policy(),
 ) -> Decision:
     """Keep the current plan, which was followed for ``held_s``, or change to the best one.
+
+    With an ``allowance`` lossy codecs are used within it, instead of ``codecs``.
 
     With ``exits`` that is the one with the lowest mean latency by their measured shares. Either way the plan that is
     returned is priced for a request that goes all the way: what one needs that has not left yet.
@@ -83,7 +87,10 @@ def decide(
         usual = replace(current, predicted=mean)
         decision = weigh(usual, best, held_s=held_s, policy=policy, circumstances=str(conditions))
         return replace(decision, plan=reprice(decision.plan, graph, conditions))
-    best = best_plan(graph, profiles, topology, codecs=codecs)
+    if allowance is None:
+        best = best_plan(graph, profiles, topology, codecs=codecs)
+    else:
+        best = allowance.best(lambda each: best_plan(graph, profiles, topology, codecs=each), graph.tensors)
     return weigh(current, best, held_s=held_s, policy=policy, circumstances=str(conditions))
 
 

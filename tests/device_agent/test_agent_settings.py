@@ -35,6 +35,7 @@ def test_only_lossless_codecs_are_used_unless_others_are_named() -> None:
         ("--listen", "127.0.0.1"),
         ("--listen", "0.0.0.0:1"),
         ("--max-waiting", "0"),
+        ("--max-accuracy-drop", "0.5%"),
     ],
 )
 def test_wrong_values_are_refused_by_flag(flag: str, value: str) -> None:
@@ -57,3 +58,10 @@ def test_a_file_may_say_the_same(tmp_path: Path) -> None:
     file.write_text('server = "127.0.0.1:1"\nmodel = "resnet18"\ncodecs = ["raw", "fp16"]\ndeadline-s = 3\n')
     found = read(Settings, ["--config", str(file)], program="splitnn-agent", purpose="")
     assert found == settings("--codecs", "raw,fp16", "--deadline-s", "3")
+
+
+def test_accuracy_that_may_be_lost_takes_a_profile_that_knows(tmp_path: Path) -> None:
+    file = tmp_path / "device.json"
+    assert settings("--max-accuracy-drop", "0.5%", "--profile", str(file)).max_accuracy_drop == "0.5%"
+    with pytest.raises(ValueError, match="no share of answers"):
+        settings("--max-accuracy-drop", "much", "--profile", str(file))

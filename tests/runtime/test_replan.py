@@ -10,6 +10,7 @@ from splitnn.cost.estimate import estimate
 from splitnn.cost.network import Host, Topology, parse_link
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
+from splitnn.planner.accuracy import Allowance
 from splitnn.planner.min_cut import plan
 from splitnn.planner.plan import Plan
 from splitnn.runtime.replan import Conditions, Policy, decide, reprice, weigh
@@ -138,3 +139,17 @@ def test_a_split_must_save_more_than_its_stage_on_the_device_costs() -> None:
         outcomes.add((len(set(best(free).tiers)), len(set(chosen.tiers))))
     assert (2, 1) in outcomes  # a split was the best plan and did not pay, or this test proves nothing
     assert (2, 2) in outcomes
+
+
+def test_lossy_codecs_are_used_within_the_allowance_only() -> None:
+    at = conditions("20Mbps/2ms")
+    current = best(at)
+    drops = {(tensor, "int8"): 0.004 for tensor in GRAPH.tensors}
+
+    def codecs(limit: float) -> set[str]:
+        allowance = Allowance(("raw", "int8"), drops, limit)
+        decided = decide(current, GRAPH, at, held_s=60, allowance=allowance).plan
+        return {codec for hop in decided.hops for codec in hop.values()}
+
+    assert codecs(0.004) == {"int8"}
+    assert codecs(0.003) <= {"raw"}
