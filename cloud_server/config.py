@@ -33,6 +33,9 @@ class Config:
     listen: str = _setting("127.0.0.1:8500", "address; port 0 takes a free one", shape="HOST:PORT")
     insecure: bool = _setting(False, "serve a public address without encryption: anybody on the network may use it")
     threads: int = _setting(1, "processor cores that one request is computed on")
+    engine: Literal["torch", "onnxruntime", "openvino"] = _setting(
+        "torch", "what runs the stages; answers of another than torch are not bit-exact"
+    )
     profile: tuple[str, ...] = _setting((), "profiles that `splitnn profile` wrote on this machine, one a model")
     profiling: Literal["background", "never"] = _setting(
         "background", "when to measure models that came without a profile; without one an agent cannot plan"

@@ -12,6 +12,7 @@ from splitnn.cost.profile import Profile
 from splitnn.cost.profiler import profile
 from splitnn.graph.model import Model
 from splitnn.runtime.engine import Engine
+from splitnn.runtime.engines.serving import compile_on
 from splitnn.runtime.handling import with_handling
 from splitnn.transport.codec import USUAL
 
@@ -27,8 +28,9 @@ class _Stopped(Exception):
 class Measuring:
     """Profiles models in the background, one after the other; stops between two readings."""
 
-    def __init__(self, service: CloudService, engine: Engine, *, threads: int) -> None:
-        self._service, self._engine, self._threads = service, engine, threads
+    def __init__(self, service: CloudService, engine: Engine, *, threads: int, stages_on: str = "torch") -> None:
+        """``stages_on`` names what will run the stages."""
+        self._service, self._engine, self._threads, self._stages_on = service, engine, threads, stages_on
         self._ends = threading.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -60,4 +62,14 @@ class Measuring:
             if self._ends.is_set():
                 raise _Stopped
 
-        return with_handling(profile(model, host=HOST, codecs=USUAL, threads=self._threads, progress=progress))
+        return with_handling(
+            profile(
+                model,
+                host=HOST,
+                codecs=USUAL,
+                threads=self._threads,
+                engine=self._stages_on,
+                compile=compile_on(self._stages_on),
+                progress=progress,
+            )
+        )

@@ -13,6 +13,7 @@ from splitnn.cost.profile_file import open_profile
 from splitnn.errors import PackageError, ProfileMismatch
 from splitnn.graph.model import Model
 from splitnn.graph.package import is_package, load
+from splitnn.runtime.engines.serving import check_engine
 from splitnn.zoo.sources import capture_model
 
 _log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Loaded:
     profile: Profile | None = None
 
 
-def load_models(models: str, profiles: Sequence[str] = ()) -> list[Loaded]:
+def load_models(models: str, profiles: Sequence[str] = (), *, engine: str = "torch") -> list[Loaded]:
     """Everything that ``models`` names now. A package that is broken is logged and left out; the others are served.
 
     The folder is read once: a package that is completed later waits for the next start of the server.
@@ -40,12 +41,14 @@ def load_models(models: str, profiles: Sequence[str] = ()) -> list[Loaded]:
     Raises:
         PackageError: the folder holds no package that can be served.
         UnknownModel, CaptureError: a name is not in the zoo, or its model cannot be captured.
-        ProfileMismatch: a profile is of none of these models.
+        ProfileMismatch: a profile is of none of these models, or of another engine than ``engine``.
         ValueError, OSError: a profile cannot be read.
     """
     given = {path: open_profile(path) for path in profiles}
+    for profile in given.values():
+        check_engine(profile, engine)
     folder = Path(models)
-    found = list(_packages(folder) if folder.is_dir() else _captured(models))
+    found = list(_packages(folder, engine) if folder.is_dir() else _captured(models))
     if not found:
         raise PackageError(f"{models}: no model to serve; expected folders that `splitnn pack` wrote")
     for path, profile in given.items():
@@ -65,38 +68,39 @@ def _captured(names: str) -> Iterator[Loaded]:
         yield Loaded(name=text.rpartition(":")[2], version="1", model=capture_model(text))
 
 
-def _packages(folder: Path) -> Iterator[Loaded]:
+def _packages(folder: Path, engine: str) -> Iterator[Loaded]:
     """The package that the folder is, or those in ``NAME/`` and ``NAME/VERSION/``. Hidden folders are being written."""
     if is_package(folder):
-        yield from _package(folder, name=folder.resolve().name, version="1")
+        yield from _package(folder, name=folder.resolve().name, version="1", engine=engine)
         return
     for child in _folders(folder):
         if is_package(child):
-            yield from _package(child, name=child.name, version="1")
+            yield from _package(child, name=child.name, version="1", engine=engine)
             continue
         versions = _folders(child)
         if not versions:
             _log.warning("%s is no model package; left out", child)
         for version in versions:
             if _VERSION.fullmatch(version.name):
-                yield from _package(version, name=child.name, version=version.name)
+                yield from _package(version, name=child.name, version=version.name, engine=engine)
             else:
                 _log.warning("%s: a version is a whole number from 1, not %r; left out", child, version.name)
 
 
-def _package(folder: Path, *, name: str, version: str) -> Iterator[Loaded]:
+def _package(folder: Path, *, name: str, version: str, engine: str) -> Iterator[Loaded]:
     try:
         model = load(folder)
     except (PackageError, OSError) as error:
         _log.error("model %s version %s is not served: %s", name, version, error)
         return
-    yield Loaded(name, version, model, _profile_beside(folder, model))
+    yield Loaded(name, version, model, _profile_beside(folder, model, engine))
 
 
-def _profile_beside(folder: Path, model: Model) -> Profile | None:
+def _profile_beside(folder: Path, model: Model, engine: str) -> Profile | None:
     try:
         profile = open_profile(folder / _PROFILE)
         profile.check_fits(model.graph, model.digest)
+        check_engine(profile, engine)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, ProfileMismatch) as error:

@@ -16,6 +16,7 @@ from cloud_server.service import CloudService
 from splitnn.runtime.door import Door
 from splitnn.runtime.engine import Engine
 from splitnn.runtime.engine import Limits as EngineLimits
+from splitnn.runtime.engines.serving import require
 from splitnn.transport.base import Limits
 
 _log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ async def serve(config: Config, told: asyncio.Event) -> int:
     torch.set_num_threads(config.threads)
     limits = EngineLimits(waiting=config.max_waiting, admitted_bytes=config.max_waiting_bytes)
     engine, background = Engine("compute", limits=limits), Engine("background")
-    service = CloudService(engine, working_bytes=config.max_working_bytes)
+    service = CloudService(engine, working_bytes=config.max_working_bytes, stages_on=config.engine)
     door = Door(service, config.listen, reporter=service, limits=Limits(message_bytes=config.max_message_bytes))
     await door.open()
     try:
@@ -45,7 +46,7 @@ async def serve(config: Config, told: asyncio.Event) -> int:
             service.open()
             await door.tell(serves=True)
             print(f"splitnn-server ready on {door.address}: {service.summary()}", flush=True)
-            measuring = Measuring(service, background, threads=config.threads)
+            measuring = Measuring(service, background, threads=config.threads, stages_on=config.engine)
             if config.profiling == "background":
                 measuring.start()
             await told.wait()
@@ -61,7 +62,8 @@ async def serve(config: Config, told: asyncio.Event) -> int:
 
 
 def _load(config: Config) -> list[Loaded]:
-    return load_models(config.models, config.profile)
+    require(config.engine)
+    return load_models(config.models, config.profile, engine=config.engine)
 
 
 async def _unless(told: asyncio.Event, work: Any) -> Any:

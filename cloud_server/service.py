@@ -21,6 +21,7 @@ from splitnn.errors import (
 )
 from splitnn.graph.model import Model
 from splitnn.runtime.engine import Engine
+from splitnn.runtime.engines.serving import Background, stages_on
 from splitnn.runtime.host import WORKING_BYTES, ModelHost
 from splitnn.runtime.inputs import admit
 from splitnn.runtime.stage import Stage
@@ -47,8 +48,17 @@ class CloudService:
     it expects no more requests, and answers those that had arrived.
     """
 
-    def __init__(self, engine: Engine, *, working_bytes: int = WORKING_BYTES, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        working_bytes: int = WORKING_BYTES,
+        stages_on: str = "torch",
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """``stages_on`` names what runs stages that are asked for again and again."""
         self.phase = Phase.LOADING
+        self._stages_on = stages_on
         self._engine = engine
         self._working_bytes = working_bytes
         self._clock = clock
@@ -63,7 +73,10 @@ class CloudService:
         versions = self._served.get(loaded.name, {})
         if loaded.version in versions:
             raise ValueError(f"there are two models called {loaded.name!r} of version {loaded.version!r}")
-        served = _Served(loaded, self._engine, working_bytes=self._working_bytes, clock=self._clock)
+        background = Background(stages_on(self._stages_on, loaded.model)) if self._stages_on != "torch" else None
+        served = _Served(
+            loaded, self._engine, working_bytes=self._working_bytes, background=background, clock=self._clock
+        )
         versions = {**versions, loaded.version: served}
         self._served[loaded.name] = dict(sorted(versions.items(), key=lambda item: int(item[0])))
 
@@ -206,7 +219,9 @@ class CloudService:
 class _Served:
     """One version of a model: its host, its profile once it has one, and how much slower than that it runs now."""
 
-    def __init__(self, loaded: Loaded, engine: Engine, *, working_bytes: int, clock: Clock) -> None:
+    def __init__(
+        self, loaded: Loaded, engine: Engine, *, working_bytes: int, background: Background | None, clock: Clock
+    ) -> None:
         self.model = loaded.model
         self.profile = loaded.profile
         self._clock = clock
@@ -219,6 +234,7 @@ class _Served:
             host="cloud",
             engine=engine,
             working_bytes=working_bytes,
+            background=background,
             observe=self._observe,
             clock=clock,
         )

@@ -38,6 +38,7 @@ from splitnn.graph.model import Model
 from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.engine import Engine
+from splitnn.runtime.engines.serving import Prepare, as_it_is
 from splitnn.runtime.exits import said
 from splitnn.runtime.host import WORKING_BYTES, ModelHost
 from splitnn.runtime.inputs import admit, samples_of
@@ -70,6 +71,7 @@ class Agent:
         slowdown: float = 1.0,
         audit: AuditPolicy | None = None,
         chance: random.Random | None = None,
+        prepare: Prepare = as_it_is,
         instrument: Instrument | None = None,
         aside: Aside = asyncio.to_thread,
         clock: Clock = time.monotonic,
@@ -77,6 +79,7 @@ class Agent:
         """``deadline_s`` bounds every request; ``slowdown`` is the emulated one and only told on.
 
         ``audit`` says how many answers of exits the cloud checks, which ``chance`` chooses; run ``self.audit`` for it.
+        ``prepare`` puts the device's own stages on another engine; what it finishes for the cloud stays in torch.
         """
         self._model = model
         self._cloud = cloud
@@ -91,6 +94,7 @@ class Agent:
         self._clock = clock
         self._host = ModelHost(model, name=name, host=DEVICE, engine=engine, working_bytes=WORKING_BYTES, clock=clock)
         self._layer_bytes = largest_layer_bytes(model.graph, (layer.name for layer in model.graph.layers))
+        self._prepare = prepare
         self._courses = Courses(
             navigator, exits=model.exits, compile=self._compiled, aside=aside, instrument=self._instrument
         )
@@ -344,6 +348,7 @@ class Agent:
             name=self._name,
             exits=exits,
             predict=self._navigator.device_seconds,
+            prepare=self._prepare,
             engine=self._engine,
             instrument=self._instrument,
             clock=self._clock,

@@ -125,6 +125,7 @@ class CostTable:
     round_trip_ns: tuple[int, ...]  # hop
     message_ns: tuple[int, ...] = ()  # host; both are (), or neither
     stage_ns: tuple[int, ...] = ()
+    inexact_tiers: frozenset[int] = frozenset()  # hosts that compute on another engine than torch
 
     @property
     def request_ns(self) -> int:
@@ -198,6 +199,9 @@ def tabulate(
         transfers=dict(zip(wired, zip(*hops, strict=True) if hops else [()] * len(wired), strict=True)),
         download_ns=download,
         round_trip_ns=round_trip,
+        inexact_tiers=frozenset(
+            tier for tier, host in enumerate(topology.hosts) if profiles[host.name].engine != "torch"
+        ),
         **_handling(profiles, topology),
     )
 

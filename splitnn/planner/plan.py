@@ -12,7 +12,7 @@ from splitnn.graph.graph import Graph
 from splitnn.planner.line import Line, parse_line, print_line
 
 Mode = Literal["exact", "fast"]
-"""exact: bit-identical to the whole model; fast: a lossy codec, or (when the caller says so) another engine."""
+"""exact: bit-identical to the whole model; fast: a lossy codec, or a host whose profile is of another engine."""
 
 LOSSLESS = frozenset({"raw", "raw+fast", "zstd", "shuffle+zstd", "mask", "entropy", "png", "webp"})
 """Codecs that an exact plan may use."""
@@ -61,7 +61,7 @@ class Plan:
     ) -> Plan:
         """The plan that puts layer i of ``graph`` on host ``tiers[i]``, with the codecs and the cost of ``table``.
 
-        It is exact when ``mode`` says so and no codec that it uses is lossy.
+        It is exact when ``mode`` says so, no codec that it uses is lossy, and its hosts compute in torch.
 
         Raises:
             ValueError: a tier does not exist, or data would flow back to an earlier host.
@@ -71,7 +71,7 @@ class Plan:
         hops: list[dict[str, str]] = [{} for _ in table.round_trip_ns]
         for transfer in cost.transfers:
             hops[transfer.hop][transfer.tensor] = transfer.codec
-        if any(transfer.codec not in LOSSLESS for transfer in cost.transfers):
+        if any(transfer.codec not in LOSSLESS for transfer in cost.transfers) or table.inexact_tiers & set(tiers):
             mode = "fast"
         return cls(model, tuple(hosts), order, tuple(tiers), tuple(hops), cost, mode)
 

@@ -13,6 +13,7 @@ from splitnn.errors import DigestMismatch, UnknownModel
 from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model, Value
 from splitnn.runtime.engine import Engine, Executed
+from splitnn.runtime.engines.serving import Background
 from splitnn.runtime.exits import Passage, begin, exits_asked_for, said
 from splitnn.runtime.inputs import admit, check_codecs, check_described, samples_of
 from splitnn.runtime.legs import Ways, passing
@@ -57,17 +58,18 @@ class ModelHost:
         host: str = "here",
         engine: Engine | None = None,
         working_bytes: int = WORKING_BYTES,
+        background: Background | None = None,
         observe: Observe = _unobserved,
         clock: Clock = time.monotonic,
     ) -> None:
-        """``host`` is what answers call this one."""
+        """``host`` is what answers call this one; ``background`` puts stages on another engine."""
         self.model = model
         self.name = name
         self._host = host
         self.version = version
         self._own_engine = Engine(f"host {name}", clock=clock) if engine is None else None
         self._engine = engine or self._own_engine or Engine()
-        self._stages = Stages(model, working_bytes=working_bytes)
+        self._stages = Stages(model, working_bytes=working_bytes, background=background)
         self._ways = Ways(self._stages)
         self._ran: WeakSet[Stage] = WeakSet()
         self._observe = observe

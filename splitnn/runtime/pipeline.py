@@ -12,6 +12,7 @@ from splitnn.graph.model import Model, Value
 from splitnn.instrument import Instrument
 from splitnn.planner.plan import Plan
 from splitnn.runtime.engine import Engine
+from splitnn.runtime.engines.serving import Prepare, as_it_is
 from splitnn.runtime.inputs import admit, samples_of
 from splitnn.runtime.past_exits import PastExits, Predict
 from splitnn.runtime.progress import Progress as Progress
@@ -45,11 +46,12 @@ class Pipeline:
         name: str = "model",
         exits: Exits | None = None,
         predict: Predict = lambda layers: 0.0,
+        prepare: Prepare = as_it_is,
         engine: Engine | None = None,
         instrument: Instrument | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """Compiles all stages (some 60 ms).
+        """Compiles all stages (some 60 ms). ``prepare`` puts this host's own stage on another engine.
 
         Raises:
             ProfileMismatch: the plan is of another model.
@@ -58,7 +60,8 @@ class Pipeline:
         if not plan.is_local and len(transports) != len(plan.hosts) - 1:
             raise ValueError(f"a plan for {len(plan.hosts)} hosts needs a transport a hop, not {len(transports)}")
         self.plan = plan
-        self.stages = split(model, plan)
+        own, *others = split(model, plan)
+        self.stages = (prepare(own), *others)
         self._graph = model.graph
         self._digest = model.digest
         # The last host answers with what it is asked for, unless it is told to use its exits.

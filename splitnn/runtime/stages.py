@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 
 from splitnn.errors import InvalidInput, PayloadTooLarge, is_out_of_memory
 from splitnn.graph.graph import Graph, Layer
 from splitnn.graph.model import Model, Value
+from splitnn.runtime.engines.serving import Background
 from splitnn.runtime.stage import Stage, stage
 
+_Key = tuple[tuple[str, ...], tuple[str, ...]]  # what is given and what is wanted
+
 _KEPT = 128
+_PREPARED = 8  # an engine's stages hold weights of their own
+_WORTH = 3  # requests for a stage, after which it is worth seconds of preparation
 
 
 class Stages:
     """Compiles a stage at its first use (tens of milliseconds) and keeps the latest used.
 
     On the CPU a stage shares the model's weights, so that many stages cost little memory. Not thread-safe: to be used
-    on the thread of one engine.
+    on the thread of one engine. With a ``background``, stages that are asked for again and again are prepared there for
+    another engine; until then, and for other batches than the example's, they run in torch.
     """
 
-    def __init__(self, model: Model, *, kept: int = _KEPT, working_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        kept: int = _KEPT,
+        working_bytes: int | None = None,
+        background: Background | None = None,
+    ) -> None:
         self.model = model
         self._kept = kept
         self._working_bytes = working_bytes
-        self._stages: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Stage, int]] = OrderedDict()
+        self._stages: OrderedDict[_Key, tuple[Stage, int]] = OrderedDict()
+        self._background = background
+        self._asked: Counter[_Key] = Counter()
+        self._prepared: OrderedDict[_Key, Stage] = OrderedDict()  # written on the background's thread too
 
     def __len__(self) -> int:
         return len(self._stages)
@@ -42,7 +58,9 @@ class Stages:
             self._stages[key] = made, largest_layer_bytes(self.model.graph, made.layers)
         self._stages.move_to_end(key)
         while len(self._stages) > self._kept:
-            self._stages.popitem(last=False)
+            dropped, _ = self._stages.popitem(last=False)
+            del self._asked[dropped]
+            self._prepared.pop(dropped, None)
         found, layer_bytes = self._stages[key]
         needed_bytes = layer_bytes * (samples or self.model.graph.batch) // self.model.graph.batch
         if self._working_bytes is not None and needed_bytes > self._working_bytes:
@@ -50,7 +68,20 @@ class Stages:
                 f"a batch of {samples} needs {needed_bytes} bytes for one layer; this host spends at most "
                 f"{self._working_bytes} on a request"
             )
-        return found
+        return found if self._background is None else self._on_engine(key, found, self._background)
+
+    def _on_engine(self, key: _Key, found: Stage, background: Background) -> Stage:
+        self._asked[key] += 1
+        if self._asked[key] == _WORTH:
+
+            def keep(prepared: Stage) -> None:
+                self._prepared[key] = prepared
+
+            background.submit(found, keep)
+        while len(self._prepared) > _PREPARED:
+            dropped, _ = self._prepared.popitem(last=False)
+            self._asked[dropped] = 0
+        return self._prepared.get(key, found)
 
 
 def largest_layer_bytes(graph: Graph, layers: Iterable[str]) -> int:

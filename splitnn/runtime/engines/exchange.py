@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from splitnn.graph.code import Callee
 
@@ -21,11 +21,16 @@ def exported(call: Callee, example: Sequence[torch.Tensor]) -> torch.export.Expo
 
 
 def module_of(call: Callee) -> nn.Module:
-    """The module that holds the piece's weights."""
+    """A module of its own that computes the same with the same weights.
+
+    A converter puts stand-ins in the place of a module's weights while it works; the piece may be running meanwhile.
+    """
     module = getattr(call, "__self__", None)
-    if not isinstance(module, nn.Module):
+    if not isinstance(module, fx.GraphModule):
         raise TypeError(f"{call!r} is no compiled piece of a program")
-    return module.eval()
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    return fx.GraphModule(module, graph).eval()
 
 
 def onnx_model(

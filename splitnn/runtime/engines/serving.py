@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from splitnn.cost.profile import Profile
 
 _log = logging.getLogger(__name__)
+_MOST_WAITING = 16
 
 Prepare: TypeAlias = Callable[[Stage], Stage]
 """Makes of a stage in torch the one that runs."""
@@ -85,27 +87,40 @@ def check_engine(profile: Profile, engine: str) -> None:
         )
 
 
+def require(engine: str) -> None:
+    """Raises ValueError unless the engine is installed, so that a program says so in one line."""
+    try:
+        installed(engine)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+
+
 class Background:
     """Prepares stages one after the other on a thread of its own, so that requests go on in torch meanwhile."""
 
     def __init__(self, prepare: Prepare) -> None:
         self._prepare = prepare
-        self._asked: queue.SimpleQueue[tuple[Stage, Callable[[Stage], None]] | None] = queue.SimpleQueue()
+        self._asked: queue.Queue[tuple[Stage, Callable[[Stage], None]] | None] = queue.Queue(_MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name="engines", daemon=True)
         self._thread.start()
 
     def submit(self, stage: Stage, done: Callable[[Stage], None]) -> None:
-        """Prepare the stage some time; ``done`` gets it on the other thread."""
-        self._asked.put((stage, done))
+        """Prepare the stage some time, or never when many wait; ``done`` gets it on the other thread."""
+        with contextlib.suppress(queue.Full):
+            self._asked.put_nowait((stage, done))
 
     def close(self) -> None:
-        """No more; the stage under way is finished, and others are forgotten."""
-        self._asked.put(None)
+        """No more; the stage under way is finished first."""
+        with contextlib.suppress(queue.Full):
+            self._asked.put_nowait(None)
 
     def _run(self) -> None:
         while (asked := self._asked.get()) is not None:
             stage, done = asked
             try:
-                done(self._prepare(stage))
+                prepared = self._prepare(stage)
+                done(prepared)
+                if prepared is not stage:
+                    _log.info("%r leaves torch", stage)
             except Exception:  # noqa: BLE001 - an engine's own errors must not end the thread
                 _log.exception("%r stays in torch", stage)
