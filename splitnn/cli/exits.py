@@ -25,7 +25,7 @@ that `splitnn plan` knows how often each part runs. Without labels in the data, 
   splitnn exits fashion_exits --data fashion-mnist --max-accuracy-drop 0.5% -o DIR
 
 The first trains a small head behind each layer, by distillation from the model itself; the second lets a small model
-answer first, which must read the same input; the third has exits and only gets other thresholds.
+answer first, on the same input, resized where it is an image; the third has exits and only gets other thresholds.
 """
 
 
@@ -126,7 +126,7 @@ def _report(exits: Exits) -> list[str]:
     """One line an exit, and what all together do."""
     judged = "right" if exits.against == "labels" else "as the model"
     width = max(len(each.name) for each in exits.exits)
-    lines = [f"{exits.data}: {exits.samples} samples"]
+    lines = [f"{exits.samples} samples of {exits.data}"]
     for each, left, right, alone in zip(exits.exits, exits.left, exits.right, exits.right_alone, strict=True):
         there = f"{right / left:.1%} of them {judged}" if left else "none"
         lines.append(

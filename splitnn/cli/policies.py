@@ -79,7 +79,7 @@ def report_plan(name: str, weighed: Sequence[Weighed], *, deadline_s: float | No
 
     best = weighed[0]
     lines = [f"{name} ({best.plan.model[:12]}), {len(best.plan.order)} layers, plan {best.plan.id}"]
-    lines.append(f"exits judged by {best.exits.against}: {best.exits.data}, {best.exits.samples} samples")
+    lines.append(f"exits judged by {best.exits.against} on {best.exits.samples} samples of {best.exits.data}")
     if deadline_s is not None:
         lines.append(f"the most accurate in which every sample is answered within {format_seconds(deadline_s)}")
     titles = [" ".join(each.name for each in w.exits.exits) for w in weighed]

@@ -63,7 +63,7 @@ def calibrate_exits(
         strict=True,
     )
     origins = len(set(held_out.origins))
-    data = f"{held_out.source}, {len(last)} samples" + ("" if origins == len(last) else f" of {origins} origins")
+    data = held_out.source + ("" if origins == len(held_out.origins) else f", {origins} origins")
     return Exits.counted(chosen, rows, against="model" if labels is None else "labels", data=data)
 
 

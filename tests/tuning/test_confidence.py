@@ -134,6 +134,36 @@ def test_cascade_is_the_pair_of_both_models() -> None:
     assert exits.left == (300, 0)
 
 
+class Photo(nn.Module):
+    """Mean colours of an image to classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.fc(image.permute(0, 3, 1, 2).float().mean((2, 3)) / 255)
+        return logits
+
+
+def test_small_model_of_a_cascade_sees_the_image_in_its_own_size(seed: int) -> None:
+    torch.manual_seed(8)
+    small, large = (
+        capture(Photo(), (torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8),)) for side in (12, 30)
+    )
+    both, outputs = cascade(small, large)
+    image = torch.randint(0, 256, (4, 30, 30, 3), dtype=torch.uint8)
+    smaller = nn.functional.interpolate(image.permute(0, 3, 1, 2), (12, 12), mode="bilinear", antialias=True)
+    name = small.graph.inputs[0]
+    alone = tensor_values(small, small.graph.outputs, {name: smaller.permute(0, 2, 3, 1).contiguous()})
+    found = tensor_values(both, [outputs["small"]], {large.graph.inputs[0]: image})[outputs["small"]]
+    wanted = alone[small.graph.outputs[0]]
+    assert isinstance(found, Tensor) and isinstance(wanted, Tensor)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.005)  # a byte here and there is rounded otherwise
+    assert len(both.graph.outputs) == 2
+    assert check(both, random_cuts=5, seed=seed).passed
+
+
 def test_accuracy_that_nothing_meets_is_refused() -> None:
     model = _stripes()
     with pytest.raises(ValueError, match="no thresholds give"):
