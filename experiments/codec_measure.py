@@ -18,6 +18,7 @@ from splitnn.graph.graph import Graph
 from splitnn.graph.model import Model
 from splitnn.runtime.stage import Stage, stage
 from splitnn.transport.codec import Codec, codec
+from splitnn.transport.evenstep import EvenStep
 
 Found = TypeVar("Found")
 
@@ -93,6 +94,8 @@ class Case:
                     payload = one.encode(sample)
                     sizes.append(len(payload))
                     decoded[start + number] = _decoded(one, payload, sample)[0]
+            elif isinstance(one, EvenStep):
+                decoded[start : start + self._batch] = one.rounded(batch)
             else:
                 decoded[start : start + self._batch] = _decoded(one, one.encode(batch), batch)
         is_same = torch.equal(decoded, cut.values)

@@ -49,6 +49,8 @@ def plot_fronts(tables: Sequence[tuple[Table, Sequence[Point]]], file: Path) -> 
         lowest = min(point.share_right for point in table.images)
         panel.set_ylim(bottom=max(0.0, min(lowest, table.whole - 0.1)))
         panel.grid(alpha=0.3)
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("{x:g}")
         panel.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(file, dpi=130)

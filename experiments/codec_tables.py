@@ -27,12 +27,31 @@ OTHERS = (
     "raw", "zstd", "shuffle+zstd", "mask", "fp16", "bf16", "fp16+zstd", "fp16+mask", "int8", "int8+zstd",
     "int6", "int4", "int4r", "int4t", "int4+zstd", "int4+entropy", "int3", "int3+entropy", "int2", "int2+entropy",
 )  # fmt: skip
-QUICK_IMAGES = ("jpeg75", "jpeg90", "jpeg95", "jpeg98f", "jpeg100f", "webp90", "webp100", "webp")
-QUICK_EVEN = ("even6", "even4", "even2.5", "even1.5", "even1")
-QUICK_OTHERS = ("fp16", "int8+zstd", "int4", "int4+entropy")
-QUICK_CUTS = (4, 7, 14)  # of Lite0's sixteen: at 30, 41 and 87 % of the FLOPs
+FEW_CODECS = ("fp16", "int8+zstd", "int4", "int4+entropy", "even6", "even4", "even2.5", "even1.5", "even1")
 _ALONE = 300  # samples that are encoded by themselves and counted
 _SEED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much of a table is made."""
+
+    images: tuple[str, ...] = IMAGES  # codecs of the input
+    codecs: tuple[str, ...] = (*OTHERS, *EVEN)
+    cuts: tuple[int, ...] = ()  # their numbers; all if empty
+    samples: int = 10_000
+
+
+QUICK = {
+    LITE0: Extent(
+        images=("jpeg75", "jpeg90", "jpeg95", "jpeg98f", "jpeg100f", "webp90", "webp100", "webp"),
+        codecs=FEW_CODECS,
+        cuts=(4, 7, 14),  # of sixteen: at 30, 41 and 87 % of the FLOPs
+        samples=80,
+    ),
+    FASHION: Extent(images=("jpeg75", "jpeg95", "webp90", "png"), codecs=FEW_CODECS),
+}
+FULL = {LITE0: Extent(samples=400), FASHION: Extent()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +85,19 @@ class Counter:
             yield name
 
 
-def lite0_table(*, quick: bool) -> Table:
+def lite0_table(extent: Extent) -> Table:
     """EfficientNet-Lite0 on crops of every photo that is installed."""
     found = installed_photos()
-    count = 80 if quick else 400
-    origins, pixels = crops(found, height=224, width=224, count=count, seed=_SEED)
+    origins, pixels = crops(found, height=224, width=224, count=extent.samples, seed=_SEED)
     case = Case(capture(*zoo.load(LITE0)), pixels, batch=20)
-    return _table(
-        LITE0,
-        f"{count} crops of {len(found)} photos",
-        case,
-        quick=quick,
-        only=QUICK_CUTS if quick else (),
-        origins=origins,
-    )
+    return _table(LITE0, f"{extent.samples} crops of {len(found)} photos", case, extent=extent, origins=origins)
 
 
-def fashion_table(*, quick: bool) -> Table:
-    """The Fashion-MNIST network on all test images."""
-    images, labels = fashion_mnist("test")
+def fashion_table(extent: Extent) -> Table:
+    """The Fashion-MNIST network on the test images."""
+    images, labels = (each[: extent.samples] for each in fashion_mnist("test"))
     case = Case(capture(*zoo.load(FASHION)), images[..., None], batch=500, labels=labels)
-    return _table(FASHION, f"{len(images)} test images", case, quick=quick, only=(), origins=())
+    return _table(FASHION, f"{len(images)} test images", case, extent=extent)
 
 
 def bottleneck_point(folder: Path, tables: Sequence[Table]) -> tuple[Table, Point]:
@@ -106,19 +117,16 @@ def bottleneck_point(folder: Path, tables: Sequence[Table]) -> tuple[Table, Poin
     raise ValueError(f"{folder} reads {shape}; the tables have {[tuple(t.case.pixels.shape[1:]) for t in tables]}")
 
 
-def _table(model: str, samples: str, case: Case, *, quick: bool, only: Sequence[int], origins: Sequence[str]) -> Table:
-    names = (*QUICK_OTHERS, *QUICK_EVEN) if quick else (*OTHERS, *EVEN)
+def _table(model: str, samples: str, case: Case, *, extent: Extent, origins: Sequence[str] = ()) -> Table:
     counter = Counter(model)
-    images = [
-        case.point(case.whole_input, each, alone=_ALONE) for each in counter.through(QUICK_IMAGES if quick else IMAGES)
-    ]
+    images = [case.point(case.whole_input, each, alone=_ALONE) for each in counter.through(extent.images)]
     points = []
-    for cut in case.cuts(only=only):
-        points += [case.point(cut, each, alone=_ALONE) for each in counter.through(names, at=cut.name)]
+    for cut in case.cuts(only=extent.cuts):
+        points += [case.point(cut, each, alone=_ALONE) for each in counter.through(extent.codecs, at=cut.name)]
     whole = float((case.answers == case.wanted).float().mean())
     print(file=sys.stderr)
     return Table(model, samples, tuple(points), tuple(images), whole, tuple(origins), case)
 
 
-TABLES: dict[str, Callable[..., Table]] = {LITE0: lite0_table, FASHION: fashion_table}
-"""How the table of each model is made; with ``quick``, in a minute or two."""
+TABLES: dict[str, Callable[[Extent], Table]] = {LITE0: lite0_table, FASHION: fashion_table}
+"""How the table of each model is made."""

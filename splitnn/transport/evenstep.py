@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
-from splitnn.transport.layout import Layout, Payload, dtype_named
+from splitnn.transport.layout import Layout, Payload, dtype_named, name_of
 from splitnn.transport.lowbit import FLOATS, as_dtype, check_float, float_planes
 from splitnn.transport.symbols import pack, packed_bytes, unpack
 
@@ -50,6 +50,24 @@ class EvenStep:
         planes = float_planes(self.name, tensor)
         if planes.numel() == 0:
             return b""
+        symbols, step = self._quantised(planes)
+        return step.tobytes() + pack(symbols.numpy())
+
+    def rounded(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What ``decode`` would make of ``encode``'s payload, without one: ten times as fast, to measure answers with.
+
+        Raises:
+            CodecError: as ``encode``.
+        """
+        planes = float_planes(self.name, tensor)
+        if planes.numel() == 0:
+            return tensor
+        symbols, step = self._quantised(planes)
+        values = symbols.float() * _from_bfloat16(step)[:, None, None, None]
+        return Layout.of(tensor).from_planes(as_dtype(values, name_of(tensor.dtype)))
+
+    def _quantised(self, planes: torch.Tensor) -> tuple[torch.Tensor, NDArray[np.uint16]]:
+        """Symbols (int8) and the step of each sample (the bits of a bfloat16)."""
         over = (2, 3) if planes.shape[2] * planes.shape[3] > 1 else (1, 2, 3)
         deviation = planes.var(over, correction=0, keepdim=True).mean((1, 2, 3)).sqrt()  # (samples,)
         step = torch.maximum(deviation / self.fineness, planes.abs().amax((1, 2, 3)) / _MOST)
@@ -57,8 +75,7 @@ class EvenStep:
         short = _bfloat16_above(step)
         step = _from_bfloat16(short)
         inverse = torch.where(step > 0, 1 / step, 0.0)
-        symbols = (planes * inverse[:, None, None, None]).round_().clamp_(-_MOST, _MOST).to(torch.int8)
-        return short.tobytes() + pack(symbols.numpy())
+        return (planes * inverse[:, None, None, None]).round_().clamp_(-_MOST, _MOST).to(torch.int8), short
 
     def decode(
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()

@@ -257,6 +257,11 @@ def test_even_steps_are_at_most_half_a_step_off(fineness: float) -> None:
         assert bool((error <= step / 2 * 1.0001).all())
 
 
+def test_what_even_steps_round_to_is_what_is_decoded() -> None:
+    for tensor in (torch.randn(3, 5, 6, 7), torch.randn(2, 8, 4, 4).half().permute(0, 2, 3, 1), torch.zeros(2, 0)):
+        assert torch.equal(codec("even3").rounded(tensor), there_and_back("even3", tensor))  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("bits", [6, 4, 3, 2])
 def test_low_bits_over_the_whole_range_are_within_their_bound(bits: int) -> None:
     seed = random.randrange(2**31)
