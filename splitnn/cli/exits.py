@@ -20,7 +20,7 @@ Early exits: outputs that answer when they are sure, so that the rest of the mod
 on data so that accuracy falls by no more than you allow, and what the exits did there is written with the model, so
 that `splitnn plan` knows how often each part runs. Without labels in the data, accuracy is agreement with the model.
 
-  splitnn exits efficientnet_lite0 --at LAYER --at LAYER --data photos --max-accuracy-drop 1% -o DIR
+  splitnn exits efficientnet_lite0 --at classifier._blocks.8 --data photos --max-accuracy-drop 1% -o DIR
   splitnn exits efficientnet_lite2 --cascade efficientnet_lite0 --data photos --max-accuracy-drop 1% -o DIR
   splitnn exits fashion_exits --data fashion-mnist --max-accuracy-drop 0.5% -o DIR
 
@@ -40,7 +40,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument(
-        "--at", metavar="LAYER", action="append", default=[], help="attach an exit here; repeat, in order"
+        "--at",
+        metavar="LAYER",
+        action="append",
+        default=[],
+        help="attach an exit behind this layer or module; repeat",
     )
     kind.add_argument("--cascade", metavar="SMALL", help="a model that answers first")
     parser.add_argument(

@@ -39,13 +39,13 @@ def attach_exits(
     max_drop: float = 0.0,
     seed: int = 0,
 ) -> Model:
-    """The model with an exit behind each layer of ``at``, in this order, and its own answer last; ready to plan.
+    """The model with an exit behind each layer or module of ``at``, in this order, and its own answer last.
 
     Heads learn on ``train``, whose labels are not looked at; temperatures and thresholds are chosen on ``held_out``, as
     ``calibrate_exits`` does it. ``answer`` is the tensor of the model's logits where it has several outputs.
 
     Raises:
-        ValueError: an unknown layer, one whose tensor no head can read, or no thresholds keep the accuracy.
+        ValueError: an unknown layer or module, one whose tensor no head can read, or no thresholds keep the accuracy.
         InvalidInput: the model's answer is not one row of logits a sample, or the data do not fit the model.
     """
     logits = _answer(model, answer)
@@ -166,8 +166,12 @@ def _answer(model: Model, answer: str | None) -> str:
     return found
 
 
-def _tensor(model: Model, layer: str) -> str:
-    """What the layer makes."""
-    if layer not in model.graph.index:
-        raise ValueError(f"no layer is called {layer!r} in this model")
-    return model.graph.layer(layer).outputs[0]
+def _tensor(model: Model, text: str) -> str:
+    """What the layer makes, or the last layer of the module, of that name."""
+    graph = model.graph
+    if text in graph.index:
+        return graph.layer(text).outputs[0]
+    inside = [layer for layer in graph.layers if layer.module == text or layer.module.startswith(text + ".")]
+    if not inside:
+        raise ValueError(f"no layer or module is called {text!r} in this model; `splitnn plan` names cuts")
+    return inside[-1].outputs[0]

@@ -131,7 +131,7 @@ def test_energy_is_planned_without_exits_and_said_so(model: Model, capsys: pytes
     ("arguments", "message"),
     [
         ((MODEL, "--data", "noise.safetensors"), "has no exits"),
-        ((MODEL, "--at", "nowhere", "--data", "noise.safetensors"), "no layer is called 'nowhere'"),
+        ((MODEL, "--at", "nowhere", "--data", "noise.safetensors"), "no layer or module is called 'nowhere'"),
         (("early", "--data", "nowhere"), "no such folder or file"),
         (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "much"), "is no share"),
         (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "200%"), "is no share"),
