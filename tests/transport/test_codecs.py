@@ -257,6 +257,12 @@ def test_even_steps_are_at_most_half_a_step_off(fineness: float) -> None:
         assert bool((error <= step / 2 * 1.0001).all())
 
 
+def test_coded_symbols_decode_to_what_packed_ones_do() -> None:
+    tensor = torch.randn(3, 5, 6, 7)
+    for name in ("int4", "int2t", "int3p"):
+        assert torch.equal(there_and_back(f"{name}+entropy", tensor), there_and_back(name, tensor))
+
+
 def test_what_even_steps_round_to_is_what_is_decoded() -> None:
     for tensor in (torch.randn(3, 5, 6, 7), torch.randn(2, 8, 4, 4).half().permute(0, 2, 3, 1), torch.zeros(2, 0)):
         assert torch.equal(codec("even3").rounded(tensor), there_and_back("even3", tensor))  # type: ignore[attr-defined]
