@@ -32,6 +32,7 @@ class Ground:
     tensor: str
     values: torch.Tensor  # (N, C, H, W), of the data to fit to
     teacher: torch.Tensor  # (N, classes): what the model answers there
+    origins: tuple[str, ...]  # of each of these samples
     held_out: torch.Tensor
     held_out_answers: torch.Tensor
     judged_by: Samples
@@ -59,7 +60,16 @@ def ground(model: Model, tensor: str, *, fit_to: Samples, judge_by: Samples, pro
         values_on(model, data, (tensor, answers), progress=progress, what="running the model on the data")
         for data in (fit_to, judge_by)
     )
-    return Ground(model, tensor, fitted[tensor], fitted[answers], judged[tensor], judged[answers], judge_by)
+    return Ground(
+        model,
+        tensor,
+        fitted[tensor],
+        fitted[answers],
+        fit_to.origins[: len(fitted[answers])],
+        judged[tensor],
+        judged[answers],
+        judge_by,
+    )
 
 
 def transform_versions(

@@ -9,9 +9,11 @@ the rest of the model (BottleFit, Matsubara et al. 2022; SC2 Benchmark, 2023).
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +33,9 @@ _ALONE = 0.4  # of the time: on the tensor alone
 _RATES = {"alone": 1e-3, "through": 3e-4}  # Adam's, at the start of each part; they fall to nothing
 _WIDER = 1.25  # the step at which the rate of exchange is read off
 _LEAST_MASS = 1e-6
+_WATCHED = 5  # one photo in so many is not trained on, but watched
+_MOST_WATCHED = 96  # samples of them
+_WATCH_EVERY = 0.1  # of each part
 
 
 def learned_versions(
@@ -92,23 +97,46 @@ class Training:
     ) -> None:
         """``exchange``: the nats that one bit may cost."""
         self._now = now
+        self._rows = torch.empty(0, dtype=torch.long)
+        self._best: tuple[float, dict[str, Any]] = (math.inf, {})
         self._given, self._found, self._net, self._exchange = given, found, bottleneck, exchange
         self._generator = torch.Generator().manual_seed(seed)
         with torch.inference_mode():
             symbols = torch.cat([bottleneck.encoder(part) for part in given.values[:64].split(_BATCH)]).float()
         self._bits = LogisticBits(symbols.abs().mean((0, 2, 3)).clone())
+        photos = sorted(set(given.origins))
+        watched = set(photos[::_WATCHED]) if len(photos) >= _WATCHED else set()
+        self._watched = torch.tensor(
+            [i for i, origin in enumerate(given.origins) if origin in watched], dtype=torch.long
+        )
+        self._taught = torch.tensor(
+            [i for i, origin in enumerate(given.origins) if origin not in watched], dtype=torch.long
+        )
 
     def loss(self, rows: torch.Tensor) -> float:
         """Nats and exchanged bits of samples, without noise and through the rest of the model."""
         with torch.inference_mode():
-            symbols = self._net.encoder(self._given.values[rows]).float()
-            cost = self._through(self._net.decoder(symbols).clone(), rows)
-            return float(cost + self._exchange * self._bits(symbols).mean())
+            total = 0.0
+            for part in rows.split(_BATCH):
+                symbols = self._net.encoder(self._given.values[part]).float()
+                cost = self._through(self._net.decoder(symbols).clone(), part)
+                total += float(cost + self._exchange * self._bits(symbols).mean()) * len(part)
+            return total / len(rows)
 
     def run(self, seconds: float, *, progress: Progress = silent) -> None:
-        """Train for that long."""
+        """Train for that long, and keep what did best on photos that were not trained on."""
+        rows = self._watched[torch.randperm(len(self._watched), generator=self._generator)[:_MOST_WATCHED]]
+        self._rows, self._best = rows, (math.inf, copy.deepcopy(self._net.state_dict()))
+        self._watch()
         self._part(seconds * _ALONE, _RATES["alone"], self._alone, progress)
         self._part(seconds * (1 - _ALONE), _RATES["through"], self._through, progress)
+        self._net.load_state_dict(self._best[1])
+
+    def _watch(self) -> None:
+        """Compare with the best until now."""
+        now = self.loss(self._rows) if len(self._rows) else -math.inf
+        if now < self._best[0] or now == -math.inf:
+            self._best = (now, copy.deepcopy(self._net.state_dict()))
 
     def _part(
         self,
@@ -123,18 +151,22 @@ class Training:
         # the encoder starts where it should be, in units of a step; its weights are small numbers
         optimiser = torch.optim.Adam([{"params": encoder, "lr": rate / 10}, {"params": others, "lr": rate}])
         start_rates = [group["lr"] for group in optimiser.param_groups]
-        start = self._now()
+        start, watched_next = self._now(), _WATCH_EVERY
         self._net.train()
         while (share := (self._now() - start) / seconds) < 1:
             for group, first in zip(optimiser.param_groups, start_rates, strict=True):
                 group["lr"] = first * (1 + math.cos(math.pi * share)) / 2
-            rows = torch.randint(len(self._given.values), (_BATCH,), generator=self._generator)
+            rows = self._taught[torch.randint(len(self._taught), (_BATCH,), generator=self._generator)]
             loss = self._loss(rows, cost)
             progress(share, f"training, {cost.__name__.strip('_')}: loss {loss.item():.4f}")
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(others, 1.0)
             optimiser.step()
+            if share >= watched_next:
+                watched_next += _WATCH_EVERY
+                self._watch()
+        self._watch()
 
     def _loss(self, rows: torch.Tensor, cost: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
         x = self._given.values[rows]

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from splitnn.tuning.bottleneck import Bottleneck, Decoder, Encoder, patches_of
 
-_LEAST_FEELING = 0.3  # of the mean information, added to all directions: 1 would be nearly plain, 0 trusts noise
+_LEAST_FEELING = 1.0  # times the mean information, added to all directions: less would trust few photos too much
 _MOST_TERMS = 2048  # of the linear decoder: beyond, it looks at one place only
 _DEAD_ZONE = 0.1  # of a step on either side of zero
 _RIDGE = 1e-4
