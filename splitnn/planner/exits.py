@@ -20,7 +20,7 @@ from splitnn.errors import InfeasiblePlan
 from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
 from splitnn.planner.pins import TierRanges, tier_ranges
-from splitnn.planner.plan import Mode, Plan
+from splitnn.planner.plan import LOSSLESS, Mode, Plan
 from splitnn.planner.search import Decision, cheapest
 from splitnn.planner.terms import terms_of
 
@@ -66,7 +66,16 @@ def plan_exits(
             f"defect of the planner: the minimum cut is worth {found.latency_ns} ns, "
             f"but its placement costs {cost.latency_ns} ns"
         )
-    return replace(decided, predicted=cost)
+    return at_mean(decided, cost, shares.graph, mode=mode)
+
+
+def at_mean(decided: Plan, cost: Cost, part: Graph, *, mode: Mode) -> Plan:
+    """A plan at its mean cost; tensors that cross for nobody but layers outside ``part`` are never sent: as if raw."""
+    hops = tuple(
+        {tensor: codec if part.consumers[tensor] else "raw" for tensor, codec in hop.items()} for hop in decided.hops
+    )
+    is_lossy = any(codec not in LOSSLESS for hop in hops for codec in hop.values())
+    return replace(decided, hops=hops, predicted=cost, mode="fast" if is_lossy else mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,25 @@ class Weighed:
     mean: Cost
     worst: Cost
     decided_on: tuple[int, ...]  # of each exit the index of its host
+
+    @classmethod
+    def of(
+        cls,
+        decided: Plan,
+        graph: Graph,
+        profiles: Mapping[str, Profile],
+        topology: Topology,
+        *,
+        exits: Exits,
+        codecs: Codecs,
+    ) -> Weighed:
+        """A plan that was made with these codecs, weighed as a policy's."""
+        mean, worst = (
+            expected_cost(graph, decided.placement, profiles, topology, exits=each, codecs=codecs)
+            for each in (exits, exits.at_worst())
+        )
+        tiers = deciding_tiers(graph, exits, dict(zip(decided.order, decided.tiers, strict=True)))
+        return cls(exits, replace(decided, predicted=mean), mean, worst, tiers)
 
     def answered_by(self, tier: int) -> float:
         """The share of samples that the host of that index answers."""
@@ -108,14 +136,10 @@ def weigh(
     for exits in policies:
         for aim in (exits, exits.at_worst()):
             decided = plan_exits(graph, profiles, topology, exits=aim, codecs=codecs, mode=mode, pins=pins)
-            mean, worst = (
-                expected_cost(graph, decided.placement, profiles, topology, exits=each, codecs=codecs)
-                for each in (exits, exits.at_worst())
-            )
-            if worst.latency_s <= deadline_s:
+            weighed = Weighed.of(decided, graph, profiles, topology, exits=exits, codecs=codecs)
+            if weighed.worst.latency_s <= deadline_s:
                 break
-        tiers = deciding_tiers(graph, exits, dict(zip(decided.order, decided.tiers, strict=True)))
-        found.append(Weighed(exits, replace(decided, predicted=mean), mean, worst, tiers))
+        found.append(weighed)
     return sorted(found, key=lambda w: (w.worst.latency_s > deadline_s, -w.exits.accuracy, w.mean.latency_ns))
 
 

@@ -20,6 +20,7 @@ from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
 from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
+from splitnn.planner.exits import at_mean
 from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.search import cheapest
 from splitnn.planner.terms import Terms, terms_of
@@ -147,7 +148,8 @@ class RateProblem:
         decided = Plan.priced(self._whole, tiers, table=table, model=self._model, hosts=self._hosts, mode=self._mode)
         if self._shares is None:
             return decided
-        return replace(decided, predicted=self._shares.price(dict(zip(decided.order, tiers, strict=True)), table))
+        cost = self._shares.price(dict(zip(decided.order, tiers, strict=True)), table)
+        return at_mean(decided, cost, self._graph, mode=self._mode)
 
     def _scaled(self, scale: int, per_bit_down: int, carry: Sequence[int]) -> Terms:
         terms = self._terms
