@@ -208,7 +208,11 @@ def judged(rows: Sequence[Row], model: Model, ways: Mapping[str, Callee], *, cou
     for row in rows:
         if "int8" in row.engine or "bfloat16" in row.engine:
             drop = drop_of(changes(expected, answers(ways[row.engine]), None), test.origins)
-            shares = {"agreement": 1 - drop.estimate, "agreement_low": 1 - drop.high, "agreement_high": 1 - drop.low}
+            shares = {
+                "agreement": 1 - drop.estimate,
+                "agreement_low": 1 - drop.high,
+                "agreement_high": min(1.0, 1 - drop.low),
+            }
             found.append(Row(**{**asdict(row), **shares}))
         else:
             found.append(row)
