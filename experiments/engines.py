@@ -151,6 +151,10 @@ def pt2e(name: str, feeds: Sequence[Sequence[torch.Tensor]]) -> Callee:
             for given in feeds:
                 prepared(*given)
         converted = convert_pt2e(prepared)
+    calls = [str(node.target) for node in converted.graph.nodes if node.op == "call_function"]
+    weighty = sum("conv2d" in call or "linear" in call for call in calls)
+    if (taken := sum("dequantize_per_channel" in call for call in calls)) < weighty:
+        raise RuntimeError(f"its quantiser takes {taken} of {weighty} weights, the rest stays in float")
     return lambda *values: (converted(*values),)
 
 
