@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import networkx as nx
 
+from splitnn.graph.layout import Segment, landmarks, segments_between
 from splitnn.planner.chain import every_cut
-from splitnn.planner.layout import Segment, landmarks, segments_between
 from splitnn.planner.region import cut_segment
 from splitnn.planner.terms import Terms
 

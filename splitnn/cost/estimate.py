@@ -7,12 +7,12 @@ estimate of the placement that it returns are equal, not nearly equal. Knows no 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from splitnn.cost.network import Topology
-from splitnn.cost.profile import Profile
+from splitnn.cost.profile import CodecCost, Profile
 from splitnn.errors import ProfileMismatch
 from splitnn.graph.graph import Graph
 
@@ -158,6 +158,7 @@ class CostTable:
 
 
 _FOREVER_S = 1e15
+_NONE: Mapping[str, CodecCost] = {}
 
 
 def nanoseconds(seconds: float) -> int:
@@ -175,17 +176,16 @@ def tabulate(
     """
     check_profiles(graph, profiles, topology)
     times = [
-        [nanoseconds(profiles[host.name].seconds(layer.name) * host.slowdown) for layer in graph.layers]
+        [nanoseconds(seconds * host.slowdown) for seconds in profiles[host.name].planned(graph.index)]
         for host in topology.hosts
     ]
     hops = [
         [
-            _cheapest(options)
-            for options in codec_options(graph, hop, profiles=profiles, topology=topology, codecs=codecs).values()
+            Transfer(tensor, hop, *(ways[0] if len(ways) == 1 else _quickest(ways)))
+            for tensor, ways in _ways(graph, hop, profiles=profiles, topology=topology, codecs=codecs)
         ]
         for hop in range(len(topology.up))
     ]
-    wired = [tensor for tensor, readers in graph.consumers.items() if readers]
     download = {
         tensor: tuple(nanoseconds(graph.tensors[tensor].size_bytes * 8 / link.bandwidth_bps) for link in topology.down)
         for tensor in dict.fromkeys(graph.outputs)
@@ -196,7 +196,7 @@ def tabulate(
     )
     return CostTable(
         compute_ns=dict(zip(graph.index, zip(*times, strict=True), strict=True)),
-        transfers=dict(zip(wired, zip(*hops, strict=True) if hops else [()] * len(wired), strict=True)),
+        transfers=dict(zip(graph.wires, zip(*hops, strict=True) if hops else [()] * len(graph.wires), strict=True)),
         download_ns=download,
         round_trip_ns=round_trip,
         inexact_tiers=frozenset(
@@ -244,41 +244,46 @@ def codec_options(
     These are the allowed codecs that both ends were measured with, and raw, which needs no measurement. When nothing
     is left, raw is: a tensor can always be sent.
     """
+    return {
+        tensor: [Transfer(tensor, hop, *way) for way in ways]
+        for tensor, ways in _ways(graph, hop, profiles=profiles, topology=topology, codecs=codecs)
+    }
+
+
+_Way = tuple[str, int, float, float, float]
+"""The fields of a Transfer from ``codec`` on: most ways are never chosen, so they stay plain tuples."""
+
+
+def _ways(
+    graph: Graph, hop: int, *, profiles: Mapping[str, Profile], topology: Topology, codecs: Codecs
+) -> Iterator[tuple[str, list[_Way]]]:
+    """Each tensor that layers read with the ways to carry it over one hop, at least one."""
     sender, receiver = topology.hosts[hop], topology.hosts[hop + 1]
     encoded, decoded = profiles[sender.name].codecs, profiles[receiver.name].codecs
     rate = topology.up[hop].bandwidth_bps
     encoding, decoding = (_observed(host.coding_slowdown, host.slowdown) for host in (sender, receiver))
-    options: dict[str, list[Transfer]] = {}
-    for tensor, readers in graph.consumers.items():
-        if not readers:
-            continue
-        there, here = encoded.get(tensor, {}), decoded.get(tensor, {})
-        options[tensor] = found = []
-        for name in codecs.get(tensor, ("raw",)) if isinstance(codecs, Mapping) else codecs:
+    by_tensor = codecs if isinstance(codecs, Mapping) else dict.fromkeys(graph.wires, codecs)
+    for tensor, raw_bytes in graph.wire_bytes.items():
+        there, here = encoded.get(tensor, _NONE), decoded.get(tensor, _NONE)
+        found: list[_Way] = []
+        for name in by_tensor.get(tensor, ("raw",)):
             if name in there and name in here:
-                size = there[name].size_bytes
-                encode_s, decode_s = there[name].encode_s * encoding, here[name].decode_s * decoding
-                found.append(Transfer(tensor, hop, name, size, encode_s, size * 8 / rate, decode_s))
+                cost = there[name]
+                size = cost.size_bytes
+                found.append((name, size, cost.encode_s * encoding, size * 8 / rate, here[name].decode_s * decoding))
             elif name == "raw":
-                size = graph.tensors[tensor].size_bytes
-                found.append(Transfer(tensor, hop, "raw", size, 0.0, size * 8 / rate, 0.0))
-        if not found:
-            size = graph.tensors[tensor].size_bytes
-            found.append(Transfer(tensor, hop, "raw", size, 0.0, size * 8 / rate, 0.0))
-    return options
+                found.append(("raw", raw_bytes, 0.0, raw_bytes * 8 / rate, 0.0))
+        yield tensor, found or [("raw", raw_bytes, 0.0, raw_bytes * 8 / rate, 0.0)]
 
 
-def _cheapest(options: Sequence[Transfer]) -> Transfer:
+def _quickest(ways: Sequence[_Way]) -> _Way:
     """The quickest codec; of equals raw, then by name."""
-    best = options[0]
-    best_ns = best.total_ns if len(options) > 1 else 0
-    for option in options[1:]:
-        option_ns = option.total_ns
-        if option_ns < best_ns or (
-            option_ns == best_ns and (option.codec != "raw", option.codec) < (best.codec != "raw", best.codec)
-        ):
-            best, best_ns = option, option_ns
-    return best
+    times = [nanoseconds(encode_s + wire_s + decode_s) for _, _, encode_s, wire_s, decode_s in ways]
+    least = min(times)
+    if times.count(least) == 1:
+        return ways[times.index(least)]
+    equals = [way for way, ns in zip(ways, times, strict=True) if ns == least]
+    return min(equals, key=lambda way: (way[0] != "raw", way[0]))
 
 
 def price(graph: Graph, placement: Mapping[str, int], table: CostTable) -> Cost:
@@ -289,20 +294,25 @@ def price(graph: Graph, placement: Mapping[str, int], table: CostTable) -> Cost:
     """
     hops = len(table.round_trip_ns)
     compute = [0] * (hops + 1)
-    for layer in graph.layers:
-        if layer.name not in placement:
-            raise ValueError(f"the placement has no host for layer {layer.name!r}")
-        tier = placement[layer.name]
+    tiers = [placement.get(name, -1) for name in graph.index]
+    for name, tier in zip(graph.index, tiers, strict=True):
         if not 0 <= tier <= hops:
-            raise ValueError(f"the placement puts layer {layer.name!r} on tier {tier}; there are 0 to {hops}")
-        compute[tier] += table.compute_ns[layer.name][tier]
+            if name not in placement:
+                raise ValueError(f"the placement has no host for layer {name!r}")
+            raise ValueError(f"the placement puts layer {name!r} on tier {tier}; there are 0 to {hops}")
+        compute[tier] += table.compute_ns[name][tier]
     crossing: list[Transfer] = []
-    for tensor, choices in table.transfers.items():
-        source = placement[graph.producer[tensor]] if tensor in graph.producer else 0
-        tiers = [placement[reader] for reader in graph.consumers[tensor]]
-        if min(tiers) < source:
-            raise ValueError(f"tensor {tensor!r} would flow back from host {source} to host {min(tiers)}")
-        crossing.extend(choices[source : max(tiers)])
+    for tensor, (producer, readers) in graph.wires.items():
+        source = tiers[producer] if producer >= 0 else 0
+        if len(readers) == 1:
+            nearest = furthest = tiers[readers[0]]
+        else:
+            at = [tiers[reader] for reader in readers]
+            nearest, furthest = min(at), max(at)
+        if nearest < source:
+            raise ValueError(f"tensor {tensor!r} would flow back from host {source} to host {nearest}")
+        if source < furthest:
+            crossing.extend(table.transfers[tensor][source:furthest])
     download = 0
     downloads: list[Download] = []
     for tensor, hops_ns in table.download_ns.items():
@@ -310,9 +320,9 @@ def price(graph: Graph, placement: Mapping[str, int], table: CostTable) -> Cost:
         for hop, hop_ns in enumerate(hops_ns[: placement[graph.producer[tensor]]]):
             download += hop_ns
             downloads.append(Download(tensor, hop, size_bytes, hop_ns * 1e-9))
-    furthest = max(placement.values(), default=0)
-    round_trip = sum(table.round_trip_ns[:furthest])
-    handling = table.handling_ns(furthest, stays=0 in placement.values())
+    used_hops = max(placement.values(), default=0)
+    round_trip = sum(table.round_trip_ns[:used_hops])
+    handling = table.handling_ns(used_hops, stays=0 in placement.values())
     return Cost(
         latency_ns=sum(compute) + sum(t.total_ns for t in crossing) + download + round_trip + sum(handling),
         compute_s=tuple(ns * 1e-9 for ns in compute),
@@ -320,7 +330,7 @@ def price(graph: Graph, placement: Mapping[str, int], table: CostTable) -> Cost:
         download_s=download * 1e-9,
         round_trip_s=round_trip * 1e-9,
         downloads=tuple(downloads),
-        used_hops=furthest,
+        used_hops=used_hops,
         handling_s=tuple(ns * 1e-9 for ns in handling),
     )
 

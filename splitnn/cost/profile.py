@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -84,6 +84,11 @@ class Profile:
         timing = self.layers[layer]
         return timing.cpu_s if self.clock == "cpu" else timing.wall_s
 
+    def planned(self, layers: Iterable[str]) -> list[float]:
+        """Planned seconds of each of these layers."""
+        timings = map(self.layers.__getitem__, layers)
+        return [timing.cpu_s for timing in timings] if self.clock == "cpu" else [timing.wall_s for timing in timings]
+
     def scaled(self, factor: float, host: str | None = None) -> Profile:
         """The same model on a host that is ``factor`` times slower."""
         if not (math.isfinite(factor) and factor > 0):
@@ -123,6 +128,8 @@ class Profile:
         """Raises ProfileMismatch unless this profile covers exactly the layers of ``graph`` (and has that digest)."""
         if digest is not None and digest != self.model:
             raise ProfileMismatch(f"profile of {self.host!r} is of model {self.model[:12]}, not {digest[:12]}")
+        if self.layers.keys() == graph.index.keys():
+            return
         if missing := [layer.name for layer in graph.layers if layer.name not in self.layers]:
             raise ProfileMismatch(
                 f"profile of {self.host!r} belongs to another model: no time for {len(missing)} layers, "

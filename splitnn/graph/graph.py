@@ -15,6 +15,7 @@ from typing import Any
 import networkx as nx
 
 from splitnn.errors import InvalidInput
+from splitnn.graph.layout import Layout, Wire, layout_of
 
 DTYPE_BYTES = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1,
@@ -140,6 +141,26 @@ class Graph:
             for tensor in layer.inputs:
                 found[tensor].append(layer.name)
         return {tensor: tuple(names) for tensor, names in found.items()}
+
+    @cached_property
+    def wires(self) -> Mapping[str, Wire]:
+        """Of each tensor that layers read, in graph order, where it is made and read: layers by position."""
+        source = {tensor: i for i, layer in enumerate(self.layers) for tensor in layer.outputs}
+        readers: dict[str, list[int]] = {tensor: [] for tensor in self.tensors}
+        for i, layer in enumerate(self.layers):
+            for tensor in layer.inputs:
+                readers[tensor].append(i)
+        return {tensor: Wire(source.get(tensor, -1), tuple(by)) for tensor, by in readers.items() if by}
+
+    @cached_property
+    def wire_bytes(self) -> Mapping[str, int]:
+        """Size of each tensor that layers read, in graph order."""
+        return {tensor: self.tensors[tensor].size_bytes for tensor in self.wires}
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What a planner asks of the structure; wire i is the i-th of ``wires``. Plans at other rates share it."""
+        return layout_of(len(self.layers), tuple(self.wires.values()))
 
     def layer(self, name: str) -> Layer:
         """The layer of that name; ``KeyError`` when there is none."""

@@ -14,7 +14,6 @@ from splitnn.cost.estimate import Codecs, CostTable, Transfer, codec_options, na
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
-from splitnn.planner.layout import Layout, layout_of, wired_tensors
 
 Rows = Sequence[Sequence[int]]
 
@@ -53,8 +52,8 @@ class Metering:
     ) -> None:
         self.graph = graph
         self.table: CostTable = tabulate(graph, profiles, topology, codecs=codecs)
-        self.layout: Layout = layout_of(graph)
-        self.tensors = wired_tensors(graph)
+        self.layout = graph.layout
+        self.tensors = list(graph.wires)
         self.hops = len(topology.up)
         self.options: list[list[tuple[Transfer, ...]]] = []  # hop, wire: raw first, then by name
         for hop in range(self.hops):

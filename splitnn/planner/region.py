@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from splitnn.graph.layout import Segment, Wire
 from splitnn.planner.flow import Closure
-from splitnn.planner.layout import Segment, Wire
 from splitnn.planner.terms import Terms
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from operator import mul
 from typing import NamedTuple
 
-from splitnn.planner.layout import Layout
+from splitnn.graph.layout import Layout
 from splitnn.planner.meters import Meter
 from splitnn.planner.pins import TierRanges
 from splitnn.planner.search import cheapest

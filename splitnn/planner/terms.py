@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from operator import sub
 
 from splitnn.cost.estimate import CostTable
 from splitnn.graph.graph import Graph
-from splitnn.planner.layout import Layout, layout_of, wired_tensors
+from splitnn.graph.layout import Layout
 from splitnn.planner.pins import TierRanges
 
 
@@ -48,20 +49,19 @@ class Terms:
 
 def terms_of(graph: Graph, table: CostTable, tiers: TierRanges) -> Terms:
     """The problem of placing ``graph`` at the costs in ``table``."""
-    layout = layout_of(graph)
-    tensors = wired_tensors(graph)
     index, producer = graph.index, graph.producer
     hops = len(table.round_trip_ns)
-    compute = [table.compute_ns[layer.name] for layer in graph.layers]
-    move = [[costs[hop + 1] - costs[hop] for costs in compute] for hop in range(hops)]
+    compute = [table.compute_ns[name] for name in index]
+    times = list(zip(*compute, strict=True))  # host, layer
+    move = [list(map(sub, beyond, here)) for here, beyond in pairwise(times)] if compute else [[] for _ in range(hops)]
     for tensor, costs in table.download_ns.items():
         for hop, cost in enumerate(costs):
             move[hop][index[producer[tensor]]] += cost
     return Terms(
-        layout=layout,
-        on_device=sum(costs[0] for costs in compute) + table.request_ns + (table.first_stage_ns if compute else 0),
+        layout=graph.layout,
+        on_device=(sum(times[0]) if compute else 0) + table.request_ns + (table.first_stage_ns if compute else 0),
         move=move,
-        carry=[[table.transfers[tensor][hop].total_ns for tensor in tensors] for hop in range(hops)],
+        carry=[[table.transfers[tensor][hop].total_ns for tensor in graph.wires] for hop in range(hops)],
         round_trip=table.hop_ns,
         tiers=tiers,
         first_stage=table.first_stage_ns if compute else 0,

@@ -1,4 +1,4 @@
-"""The shape of a planning problem, by numbers: who reads what, and which layers every cut passes in one order.
+"""The shape of a graph, by numbers: who reads what, and which layers every cut passes in one order.
 
 Most layers of real networks are *landmarks*: comparable to all others, each either before or after them on some path.
 On one hop a landmark's side settles everything before it (when it moves on, so does all after it), so the cut lies
@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
-
-from splitnn.graph.graph import Graph
 
 
 class Wire(NamedTuple):
@@ -40,20 +38,9 @@ class Layout:
     segments: tuple[Segment, ...]
 
 
-def layout_of(graph: Graph) -> Layout:
-    """The layout of a graph; wire i is the i-th tensor of ``wired_tensors``."""
-    index, producer, consumers = graph.index, graph.producer, graph.consumers
-    wires = tuple(
-        Wire(index[producer[tensor]] if tensor in producer else -1, tuple([index[name] for name in consumers[tensor]]))
-        for tensor in wired_tensors(graph)
-    )
-    marks = landmarks(len(graph), wires)
-    return Layout(len(graph), wires, segments_between(marks, len(graph), wires))
-
-
-def wired_tensors(graph: Graph) -> list[str]:
-    """The tensors that layers read, in graph order."""
-    return [tensor for tensor, readers in graph.consumers.items() if readers]
+def layout_of(layers: int, wires: Sequence[Wire]) -> Layout:
+    """The layout of so many layers with these wires between them."""
+    return Layout(layers, tuple(wires), segments_between(landmarks(layers, wires), layers, wires))
 
 
 def segments_between(marks: Sequence[int], layers: int, wires: Sequence[Wire]) -> tuple[Segment, ...]:
