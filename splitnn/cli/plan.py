@@ -14,7 +14,7 @@ from splitnn.cli.goals import add_goals, describe, goals_of, to_json
 from splitnn.cli.policies import NOT_USED, in_time, pins_of, plan_json, report_plan
 from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
 from splitnn.cli.two_hosts import chosen_codecs
-from splitnn.cli.versions import Version, add_versions, best_version, limit_of, versions_of
+from splitnn.cli.versions import Version, add_versions, best_version, drops_of_version, limit_of, versions_of
 from splitnn.cost.network import Topology, format_rate
 from splitnn.cost.profile import Profile
 
@@ -100,20 +100,27 @@ def run(args: argparse.Namespace) -> int:
     profiles = {host: predicted.get(host) or measured[host] for host in files}
     graph = model.graph
     goals = goals_of(args, model, topology)
-    pins = pins_of(goals, graph, topology) if model.exits is not None else None
+    pins = pins_of(goals, graph, topology) if model.exits is not None and args.pareto is None else None
     if model.exits is not None and pins is not None:
-        if limit is not None:
-            raise ValueError(
-                f"{args.model} has early exits, whose accuracy counts: name --codecs, not what may be lost"
-            )
         deadline_s = goals.constraints.deadline_s
+        budget = None
+        if limit is not None:
+            budget = limit, drops_of_version(Version(args.model, model, profiles), codecs) if limit > 0 else {}
         weighed = in_time(
-            model.exits, graph, profiles, topology, codecs=codecs, mode=mode, pins=pins, deadline_s=deadline_s
+            model.exits,
+            graph,
+            profiles,
+            topology,
+            codecs=codecs,
+            mode=mode,
+            pins=pins,
+            deadline_s=deadline_s,
+            budget=budget,
         )
         print(
             json.dumps(plan_json(weighed, deadline_s=deadline_s))
             if args.json
-            else report_plan(args.model, weighed, deadline_s=deadline_s)
+            else report_plan(args.model, weighed, deadline_s=deadline_s, limit=limit)
         )
         return 0
     versions = [Version(args.model, model, profiles), *versions_of(args, model, list(files))]

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from splitnn.cli.goals import Goals
-    from splitnn.cost.estimate import Codecs
     from splitnn.cost.network import Topology
     from splitnn.cost.profile import Profile
     from splitnn.graph.exits import Exits
     from splitnn.graph.graph import Graph
+    from splitnn.planner.accuracy import Option
     from splitnn.planner.deadlines import DeadlineMap
     from splitnn.planner.exits import Weighed
     from splitnn.planner.plan import Mode, Plan
@@ -44,44 +44,67 @@ def in_time(
     profiles: Mapping[str, Profile],
     topology: Topology,
     *,
-    codecs: Codecs,
+    codecs: Sequence[str],
     mode: Mode,
     pins: Mapping[str, str],
     deadline_s: float | None,
+    budget: tuple[float, Mapping[Option, float]] | None = None,
 ) -> list[Weighed]:
-    """Every way to ask the exits, the one to follow first: with a deadline the best in time, else all that there are.
+    """Every way to ask the exits, the one to follow first.
+
+    That is the model's own way; with a deadline the most accurate in time; with a budget (the accuracy that may be
+    lost, and what lossy codecs cost of it) the quickest within both.
 
     Raises:
         InfeasiblePlan: nothing is in time; says what is nearest.
     """
     from splitnn.planner.deadlines import every_policy
+    from splitnn.planner.exit_accuracy import weigh_within
     from splitnn.planner.exits import weigh
 
     limit_s = math.inf if deadline_s is None else deadline_s
-    found = weigh(
-        graph, profiles, topology, policies=every_policy(exits), codecs=codecs, mode=mode, pins=pins, deadline_s=limit_s
-    )
-    if deadline_s is None:
+    if budget is not None:
+        limit, drops = budget
+        found = weigh_within(
+            graph,
+            profiles,
+            topology,
+            exits=exits,
+            codecs=tuple(codecs),
+            drops=drops,
+            limit=limit,
+            pins=pins,
+            deadline_s=limit_s,
+        )
+    else:
+        policies = every_policy(exits)
+        found = weigh(
+            graph, profiles, topology, policies=policies, codecs=codecs, mode=mode, pins=pins, deadline_s=limit_s
+        )
+    if deadline_s is None and budget is None:
         return sorted(found, key=lambda each: len(each.exits.exits) < len(exits.exits))  # stable: the model's own first
-    if found[0].worst.latency_s > deadline_s:
+    if found[0].worst.latency_s > limit_s:
         nearest = min(found, key=lambda each: each.worst.latency_ns)
         raise InfeasiblePlan(
-            f"no choice of exits answers every sample within {deadline_s * 1e3:g} ms; the quickest, "
+            f"no choice of exits answers every sample within {limit_s * 1e3:g} ms; the quickest, "
             f"{' '.join(each.name for each in nearest.exits.exits)}, takes {nearest.worst.latency_s * 1e3:.4g} ms",
             nearest.plan,
         )
     return found
 
 
-def report_plan(name: str, weighed: Sequence[Weighed], *, deadline_s: float | None) -> str:
+def report_plan(name: str, weighed: Sequence[Weighed], *, deadline_s: float | None, limit: float | None = None) -> str:
     """The best policy's plan, and what the other policies would do; ``weighed`` has the best one first."""
     from splitnn.cli.wording import format_bytes, format_seconds
 
     best = weighed[0]
     lines = [f"{name} ({best.plan.model[:12]}), {len(best.plan.order)} layers, plan {best.plan.id}"]
     lines.append(f"exits judged by {best.exits.against} on {best.exits.samples} samples of {best.exits.data}")
+    if limit is not None:
+        lines.append(f"the quickest that loses at most {limit:.2%} with its exits and codecs")
     if deadline_s is not None:
-        lines.append(f"the most accurate in which every sample is answered within {format_seconds(deadline_s)}")
+        kind = "and" if limit is not None else "the most accurate"
+        lines.append(f"{kind} in which every sample is answered within {format_seconds(deadline_s)}")
     titles = [" ".join(each.name for each in w.exits.exits) for w in weighed]
     width = max(len("exits asked"), *map(len, titles))
     lines.append(

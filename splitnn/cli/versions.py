@@ -136,7 +136,7 @@ def decide_version(
     left = limit - version.lost
     if left < 0:
         raise InfeasiblePlan(f"{version.name} loses up to {version.lost:.2%}, more than {limit:.2%}")
-    drops = _drops(version, codecs) if left > 0 else {}
+    drops = drops_of_version(version, codecs) if left > 0 else {}
     plan, choice = within_accuracy(
         lambda allowed: _solve(version, topology, goals=goals, codecs=allowed, mode="exact"),
         tensors=version.model.graph.tensors,
@@ -209,8 +209,12 @@ def _solve(
     return plan(graph, version.profiles, topology, codecs=codecs, mode=mode), None
 
 
-def _drops(version: Version, codecs: Sequence[str]) -> dict[Option, float]:
-    """What lossy codecs cost, from the first profile that knows."""
+def drops_of_version(version: Version, codecs: Sequence[str]) -> dict[Option, float]:
+    """What lossy codecs cost, from the first profile that knows.
+
+    Raises:
+        ValueError: lossy codecs may be used, but nothing was calibrated.
+    """
     lossy = sorted(set(codecs) - LOSSLESS)
     for profile in version.profiles.values():
         if profile.accuracy is not None:

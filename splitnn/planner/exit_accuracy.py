@@ -19,6 +19,8 @@ from splitnn.planner.deadlines import every_policy
 from splitnn.planner.exits import Weighed, plan_exits
 from splitnn.planner.plan import Plan
 
+_ROUNDING = 1e-12  # of differences of shares
+
 
 def weigh_within(
     graph: Graph,
@@ -52,7 +54,7 @@ def weigh_within(
     found: list[Weighed] = []
     for policy in every_policy(exits):
         spare = limit - max(0.0, alone - policy.accuracy)
-        if spare < 0:
+        if spare < -_ROUNDING:
             continue
         for aim in (policy, policy.at_worst()):
             decided, allowed = within_accuracy(
@@ -60,7 +62,7 @@ def weigh_within(
                 tensors=graph.tensors,
                 codecs=codecs,
                 drops=drops,
-                limit=spare,
+                limit=max(0.0, spare),
                 plan_of=lambda pair: pair[0],
                 worth=lambda pair: pair[0].predicted.latency_ns,
             )

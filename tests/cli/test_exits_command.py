@@ -104,6 +104,19 @@ def test_deadline_takes_the_most_accurate_that_is_in_time(model: Model, capsys: 
     assert "no choice of exits answers every sample within" in capsys.readouterr().err
 
 
+def test_budget_of_accuracy_takes_the_quickest_within_it(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    everything = answer(capsys, "plan", "early", *HOSTS, "--codecs", "raw")["policies"]
+    assert model.exits is not None
+    full = model.exits.right_alone[-1] / model.exits.samples
+    for percent in (0, 25, 100):
+        given = ("--codecs", "raw", "--max-accuracy-drop", f"{percent}%")
+        found = answer(capsys, "plan", "early", *HOSTS, *given)["policies"][0]
+        rivals = [policy["mean_s"] for policy in everything if policy["accuracy"] >= full - percent / 100 - 1e-9]
+        assert found["mean_s"] == min(rivals)
+    assert main(["plan", "early", *HOSTS, "--max-accuracy-drop", "5%"]) == BAD_INPUT
+    assert "nobody measured what lossy codecs cost" in capsys.readouterr().err
+
+
 def test_envelope_says_what_plan_says_at_each_bandwidth(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     deadline = "--deadline", "200ms"
     found = answer(
