@@ -9,13 +9,11 @@ import time
 from dataclasses import replace
 from weakref import WeakSet
 
-import torch
-
 from device_agent.account import account
-from device_agent.audit import Audit, AuditPolicy, Check
+from device_agent.audit import Audit, AuditPolicy
 from device_agent.cloud import Cloud
 from device_agent.courses import Aside, Course, Courses
-from device_agent.leaving import check_of, codecs_of, exits_for, is_whole_tail, short_of_time
+from device_agent.leaving import ask_whole, check_of, exits_for, is_whole_tail, short_of_time
 from device_agent.navigator import DEVICE, Navigator, parse_pin
 from device_agent.patience import Patience
 from device_agent.refusals import Refusals
@@ -105,7 +103,7 @@ class Agent:
         self._under_way = self._begun = 0  # requests of applications
         self._is_closed = False
         self.audit = Audit(
-            self._ask_whole,
+            lambda check: ask_whole(cloud, model, check, name=name, plan=self.plan, deadline_s=clock() + _CHECK_S),
             is_free=lambda: cloud.is_up and not cloud.under_way,
             policy=audit or AuditPolicy(),
             chance=chance,
@@ -304,25 +302,6 @@ class Agent:
                 self._navigator.observe_cloud(rest, timings.queue_s + timings.compute_s)
             return done, ""
         return await pipeline.finish_here(progress), reason
-
-    async def _ask_whole(self, check: Check) -> torch.Tensor:
-        """What the whole model says of a request that exits have answered, by the cloud."""
-        assert self._model.exits is not None
-        name = self._model.exits.exits[-1].output
-        request = Request(
-            model=self._name,
-            tensors=check.tensors,
-            deadline_s=self._clock() + _CHECK_S,
-            digest=self._model.digest,
-            request_id=f"check of {check.request_id}",
-            codecs=codecs_of(check, self.plan),
-            wanted=(name,),
-            parameters={"exits": "none"},
-        )
-        logits = (await self._cloud.infer(request)).tensors.get(name)
-        if not isinstance(logits, torch.Tensor) or logits.shape != check.logits.shape:
-            raise CodecError("the cloud answered a check with something else")
-        return logits
 
     def _is_whole(self, request: Request) -> bool:
         graph = self._model.graph

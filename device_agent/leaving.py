@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from device_agent.audit import Check
-from splitnn.errors import InvalidInput
+from device_agent.cloud import Cloud
+from splitnn.errors import CodecError, InvalidInput
 from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
 from splitnn.graph.model import Model
@@ -50,9 +53,30 @@ def check_of(graph: Graph, exits: Exits, request: Request, progress: Progress, p
     return min(checks, key=lambda check: check.size_bytes)
 
 
-def codecs_of(check: Check, plan: Plan) -> dict[str, str]:
-    """How a check's tensors travel: as the plan sends them, where it does."""
-    return {name: codec for name in check.tensors for codec in plan.codecs.get(name, ())[:1]}
+async def ask_whole(
+    cloud: Cloud, model: Model, check: Check, *, name: str, plan: Plan, deadline_s: float
+) -> torch.Tensor:
+    """What the whole model says of a request that exits have answered; its tensors travel as the plan sends them.
+
+    Raises:
+        RequestError, TransportError, CodecError: the cloud did not answer, or with something else.
+    """
+    assert model.exits is not None
+    output = model.exits.exits[-1].output
+    request = Request(
+        model=name,
+        tensors=check.tensors,
+        deadline_s=deadline_s,
+        digest=model.digest,
+        request_id=f"check of {check.request_id}",
+        codecs={name: codec for name in check.tensors for codec in plan.codecs.get(name, ())[:1]},
+        wanted=(output,),
+        parameters={"exits": "none"},
+    )
+    logits = (await cloud.infer(request)).tensors.get(output)
+    if not isinstance(logits, torch.Tensor) or logits.shape != check.logits.shape:
+        raise CodecError("the cloud answered a check with something else")
+    return logits
 
 
 def short_of_time(progress: Progress) -> str:
