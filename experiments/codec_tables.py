@@ -28,7 +28,7 @@ OTHERS = (
     "int6", "int4", "int4r", "int4t", "int4+zstd", "int4+entropy", "int3", "int3+entropy", "int2", "int2+entropy",
 )  # fmt: skip
 FEW_CODECS = ("fp16", "int8+zstd", "int4", "int4+entropy", "even6", "even4", "even2.5", "even1.5", "even1")
-_ALONE = 300  # samples that are encoded by themselves and counted
+_ALONE = 150  # samples that are encoded by themselves and counted
 _SEED = 5
 
 
