@@ -87,13 +87,15 @@ def ways(subject: Subject) -> Iterator[Rival]:
                 label = f"{'+'.join(kept)} cut {depth} {codec}"
                 rival = both(subject, "ours", label, exits, device, codec)
                 yield rival
+                if len(kept) > 1:
+                    yield from cheaper(rival)
                 if kept == [last]:
                     yield replace(rival, kind="no exits")
                 if len(kept) == 1 and codec == "raw":
                     yield replace(rival, kind="edgent")
     for small in names[:-1]:
         for codec in IMAGE_CODECS[1:]:
-            yield both_cascaded(subject, "ours", small=small, form=codec)
+            yield from cheaper(both_cascaded(subject, "ours", small=small, form=codec))
     for form in FILES:
         alone = both_cascaded(subject, "no exits", small=names[0], form=form)
         yield Rival("no exits", unused(alone.held_out), unused(alone.test))
