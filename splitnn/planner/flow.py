@@ -1,8 +1,11 @@
 """Minimum closures by maximum flow: the only place where a flow is pushed. Knows neither layers nor hosts.
 
 A *closure* is a set of vertices that obeys implications ("when a is in, so is b"); the cheapest one is a minimum cut
-(Picard 1976). The flow is Dinic's (1970), with both terminals implicit: a vertex that costs something when it is in
-is fed by the source, one that saves something drains into the sink, and every other arc is infinite.
+(Picard 1976). Both terminals are implicit: a vertex that costs something when it is in is fed by the source, one that
+saves something drains into the sink, and every other arc leads, without limit, from a conclusion to a premise. As those
+never fill up, one walk over each of them finds most of the flow; Dinic's phases (1970) then only mend it. Which
+way that walk prefers decides how many: from each vertex to its neighbours first, then to the latest ones, which fewest
+others can reach. On 1,000 layers without structure that leaves 1 to 7 phases where Dinic alone takes 4 to 15.
 """
 
 from __future__ import annotations
@@ -15,13 +18,16 @@ class Closure:
 
     def __init__(self) -> None:
         self._weight: list[int] = []
-        self._arcs: list[list[int]] = []  # of each vertex; arc e ends in _to[e], and e ^ 1 is its reverse
-        self._to: list[int] = []
+        self._premise: list[int] = []  # of each implication
+        self._conclusion: list[int] = []
+        self._down: list[list[int]] = []  # of each vertex, the implications that conclude it: flow leaves by these
+        self._up: list[list[int]] = []  # and those whose premise it is: flow comes by these, and may go back
 
     def add_vertex(self, weight: int) -> int:
         """A vertex that adds ``weight`` when it is in; returns its number."""
         self._weight.append(weight)
-        self._arcs.append([])
+        self._down.append([])
+        self._up.append([])
         return len(self._weight) - 1
 
     def add_weight(self, vertex: int, weight: int) -> None:
@@ -30,10 +36,11 @@ class Closure:
 
     def imply(self, premise: int, conclusion: int) -> None:
         """When ``premise`` is in, ``conclusion`` has to be in."""
-        self._arcs[conclusion].append(len(self._to))
-        self._to.append(premise)
-        self._arcs[premise].append(len(self._to))
-        self._to.append(conclusion)
+        number = len(self._premise)
+        self._premise.append(premise)
+        self._conclusion.append(conclusion)
+        self._down[conclusion].append(number)
+        self._up[premise].append(number)
 
     def solve(self) -> tuple[int, Sequence[bool]]:
         """Weight of a minimum closure (0 for the empty one), and who is in the smallest such closure."""
@@ -41,20 +48,86 @@ class Closure:
         room = [max(0, -weight) for weight in self._weight]
         if not any(room):
             return 0, [False] * len(room)
-        infinite = sum(excess) + 1
-        capacity = [infinite, 0] * (len(self._to) // 2)
-        saved, pushed = sum(room), 0
+        flow = [0] * len(self._premise)
+        for arcs in self._down:
+            if len(arcs) > 1:
+                arcs.sort(key=self._premise.__getitem__, reverse=True)
+        self._spill(excess, room, flow)
+        self._pour(excess, room, flow)
         while True:
-            level = self._levels(room, capacity)
+            level = self._levels(room, flow)
             sources = [v for v, amount in enumerate(excess) if amount and level[v]]
             if not sources:
-                return pushed - saved, [bool(depth) for depth in level]
+                return -sum(room), [bool(depth) for depth in level]
             next_arc = [0] * len(level)
             for source in sources:
-                pushed += self._push(source, excess, room, capacity, level, next_arc)
+                self._push(source, excess, room, flow, level, next_arc)
 
-    def _levels(self, room: Sequence[int], capacity: Sequence[int]) -> list[int]:
+    def _spill(self, excess: list[int], room: list[int], flow: list[int]) -> None:
+        """Send what each vertex holds to its neighbours."""
+        for source, held in enumerate(excess):
+            if not held:
+                continue
+            for arc in self._down[source]:
+                if amount := min(held, room[self._premise[arc]]):
+                    room[self._premise[arc]] -= amount
+                    flow[arc] += amount
+                    held -= amount
+                    if not held:
+                        break
+            excess[source] = held
+
+    def _pour(self, excess: list[int], room: list[int], flow: list[int]) -> None:
+        """Send what each vertex holds wherever arcs lead that cannot fill up, until no such way is left.
+
+        A vertex from which none leads to any room is never looked at again, and none is entered twice on one way.
+        """
+        down, premise, conclusion = self._down, self._premise, self._conclusion
+        next_arc = [0] * len(room)
+        is_shut = [False] * len(room)
+        for source, held in enumerate(excess):
+            if not held:
+                continue
+            path: list[int] = []
+            delivered = [0]  # through the vertex at each depth of the path, since it was entered
+            v = source
+            is_shut[v] = True
+            while True:
+                if room[v]:
+                    amount = min(held, room[v])
+                    room[v] -= amount
+                    held -= amount
+                    delivered[-1] += amount
+                    if not held:
+                        break
+                mine, i = down[v], next_arc[v]
+                while i < len(mine) and is_shut[premise[mine[i]]]:
+                    i += 1
+                next_arc[v] = i
+                if i < len(mine):
+                    path.append(mine[i])
+                    delivered.append(0)
+                    v = premise[mine[i]]
+                    is_shut[v] = True
+                    continue
+                if not path:
+                    break
+                arc, amount = path.pop(), delivered.pop()
+                flow[arc] += amount
+                delivered[-1] += amount
+                v = conclusion[arc]
+            excess[source] = held
+            amount = 0
+            while path:
+                arc = path.pop()
+                amount += delivered.pop()
+                flow[arc] += amount
+                is_shut[premise[arc]] = False
+            is_shut[source] = held > 0
+
+    def _levels(self, room: Sequence[int], flow: Sequence[int]) -> list[int]:
         """One more than the residual arcs between each vertex and one with room; 0 where there is no way."""
+        down, up, premise, conclusion = self._down, self._up, self._premise, self._conclusion
         level = [1 if amount else 0 for amount in room]
         frontier = [v for v, amount in enumerate(room) if amount]
         depth = 1
@@ -62,11 +135,17 @@ class Closure:
             depth += 1
             reached = []
             for v in frontier:
-                for arc in self._arcs[v]:
-                    u = self._to[arc]
-                    if not level[u] and capacity[arc ^ 1]:
+                for arc in up[v]:
+                    u = conclusion[arc]
+                    if not level[u]:
                         level[u] = depth
                         reached.append(u)
+                for arc in down[v]:
+                    if flow[arc]:
+                        u = premise[arc]
+                        if not level[u]:
+                            level[u] = depth
+                            reached.append(u)
             frontier = reached
         return level
 
@@ -75,44 +154,59 @@ class Closure:
         source: int,
         excess: list[int],
         room: list[int],
-        capacity: list[int],
+        flow: list[int],
         level: list[int],
         next_arc: list[int],
-    ) -> int:
+    ) -> None:
         """Send what the source holds down the levels until it is empty or the ways are blocked."""
-        to, arcs = self._to, self._arcs
-        path: list[int] = []
-        v, pushed = source, 0
+        down, up, premise, conclusion = self._down, self._up, self._premise, self._conclusion
+        path: list[int] = []  # arcs, ~arc where the flow on it is taken back
+        v = source
         while True:
             if room[v]:
-                amount = min(excess[source], room[v])
-                for arc in path:
-                    amount = min(amount, capacity[arc])
+                amount = min(excess[source], room[v], *[flow[~arc] for arc in path if arc < 0])
                 room[v] -= amount
                 excess[source] -= amount
-                pushed += amount
-                for arc in path:
-                    capacity[arc] -= amount
-                    capacity[arc ^ 1] += amount
-                if not excess[source]:
-                    return pushed
+                blocked = -1
                 for depth, arc in enumerate(path):
-                    if not capacity[arc]:
-                        v = to[arc ^ 1]
-                        del path[depth:]
-                        break
+                    if arc >= 0:
+                        flow[arc] += amount
+                    else:
+                        flow[~arc] -= amount
+                        if blocked < 0 and not flow[~arc]:
+                            blocked = depth
+                if not excess[source]:
+                    return
+                if blocked >= 0:
+                    v = premise[~path[blocked]]
+                    del path[blocked:]
                 continue
             below = level[v] - 1
-            mine = arcs[v]
-            i = next_arc[v]
-            while i < len(mine) and not (capacity[mine[i]] and level[to[mine[i]]] == below and below):
-                i += 1
-            next_arc[v] = i
-            if i < len(mine):
-                path.append(mine[i])
-                v = to[mine[i]]
+            ahead, back, i = down[v], up[v], next_arc[v]
+            step = -1
+            if below:
+                while i < len(ahead):
+                    if level[premise[ahead[i]]] == below:
+                        step = ahead[i]
+                        break
+                    i += 1
+                else:
+                    while i < len(ahead) + len(back):
+                        arc = back[i - len(ahead)]
+                        if flow[arc] and level[conclusion[arc]] == below:
+                            step = arc
+                            break
+                        i += 1
+                next_arc[v] = i
+            if step >= 0 and i < len(ahead):
+                path.append(step)
+                v = premise[step]
+            elif step >= 0:
+                path.append(~step)
+                v = conclusion[step]
             elif path:
-                v = to[path.pop() ^ 1]
+                arc = path.pop()
+                v = conclusion[arc] if arc >= 0 else premise[~arc]
                 next_arc[v] += 1
             else:
-                return pushed
+                return
