@@ -161,7 +161,7 @@ def _private(args: argparse.Namespace, model: Model) -> tuple[tuple[str, ...], L
         return (*named, *copies), None
     threshold = _TOO_MUCH if args.max_leakage is None else args.max_leakage
     too_revealing({}, threshold=threshold)  # a threshold that is none is said before anything takes time
-    found = measure_leakage(model, crops(model))
+    found = measure_leakage(model, crops(model), enough=threshold)
     private = dict.fromkeys((*named, *copies, *too_revealing(found, threshold=threshold)))
     return tuple(private), Leak(threshold, {name: leakage.score for name, leakage in found.items()})
 

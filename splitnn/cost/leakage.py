@@ -2,10 +2,10 @@
 
 Distance correlation (Székely, Rizzo and Bakirov 2007; here bias-corrected as in Székely and Rizzo 2013, since the plain
 one tends to 1 with many dimensions and few samples) is 0 only for independence and 1 for a rotation of the input. The
-second opinion is an attack: a ridge regression that predicts what the input looks like, from one position of the tensor
-the patch of the input below it, or from all of a tensor without positions a thumbnail. It is trained on some samples
-and judged on the others. Both are lower bounds on what a determined attacker with more data and a deeper decoder gets:
-a high score forbids, a low one does not permit.
+second opinion is an attack that predicts what the input looks like: from one position of the tensor and its neighbours
+the patch of the input below it, or from all of a tensor without positions a thumbnail. A ridge regression and a small
+network are trained to do it on some samples and judged on the others. All are lower bounds on what a determined
+attacker with more data and a deeper decoder gets: a high score forbids, a low one does not permit.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from dataclasses import dataclass
 
 import torch
 
+from splitnn.cost.inversion import explained_by_network
 from splitnn.graph.code import run_nodes
 from splitnn.graph.model import Model
 
 _DIMENSIONS = 1024  # to which long vectors are projected at random (a count sketch): distances stay within per cents
 _FEATURES = 256  # of one position that the attack uses, likewise
+_NEAR = 8  # of each of its eight neighbours
 _POSITIONS = 64  # of a tensor that are looked at, of each sample
 _PATCH, _THUMBNAIL = 4, 8  # sides of what the attack predicts
 _RIDGES = (1e-4, 1e-2, 1.0, 1e2)  # relative to the features' variance
+_DOWN = torch.tensor([-1, -1, -1, 0, 0, 1, 1, 1])  # where the neighbours lie
+_RIGHT = torch.tensor([-1, 0, 1, -1, 1, -1, 0, 1])
 _CHANNELS = 4  # an image has no more
 
 
@@ -31,18 +35,27 @@ class Leakage:
     """What one tensor tells about the input."""
 
     distance_correlation: float  # 0 to 1
-    explained: float  # fraction of the variance of held-out inputs that the attack reconstructs, 0 to 1
+    linear: float  # fraction of the variance of held-out inputs that a ridge regression reconstructs, 0 to 1
+    network: float | None  # that a trained network does; None where it was not asked
+
+    @property
+    def explained(self) -> float:
+        """What the stronger attack reconstructs."""
+        return max(self.linear, self.network or 0.0)
 
     @property
     def score(self) -> float:
-        """The worse of the two."""
+        """The worst of all."""
         return max(self.distance_correlation, self.explained)
 
 
-def measure_leakage(model: Model, samples: Sequence[torch.Tensor], *, seed: int = 0) -> dict[str, Leakage]:
+def measure_leakage(
+    model: Model, samples: Sequence[torch.Tensor], *, seed: int = 0, enough: float = 1.0
+) -> dict[str, Leakage]:
     """Of each floating-point or image tensor that layers read, what it tells about the model's input, in graph order.
 
-    The samples have the shape (1, channels, height, width) or (1, height, width, channels) of the only input.
+    No network is trained, which takes longest, for a tensor whose other scores are above ``enough`` already. The
+    samples have the shape (1, channels, height, width) or (1, height, width, channels) of the only input.
 
     Raises:
         ValueError: fewer than eight samples, another shape, or a model that has not one image as its input.
@@ -56,7 +69,8 @@ def measure_leakage(model: Model, samples: Sequence[torch.Tensor], *, seed: int 
     if wrong := [sample.shape for sample in samples if tuple(sample.shape) != graph.tensors[inputs[0]].shape]:
         raise ValueError(f"a sample has shape {tuple(wrong[0])}, the input {graph.tensors[inputs[0]].shape}")
     wanted = [name for name, readers in graph.consumers.items() if readers and graph.tensors[name].dtype != "int"]
-    views = {name: _View(graph.tensors[name].shape, seed) for name in wanted}
+    sketch = _Sketch(seed)
+    views = {name: _View(graph.tensors[name].shape, sketch, seed) for name in wanted}
     images = []
     nodes = [node for node in model.program.nodes if node.name not in model.program.constants]
     with torch.inference_mode():
@@ -69,8 +83,8 @@ def measure_leakage(model: Model, samples: Sequence[torch.Tensor], *, seed: int 
             for node, value in run_nodes(nodes, values):
                 if node.name in views and isinstance(value, torch.Tensor):
                     views[node.name].add(value, image)
-        truth = _distances(torch.stack([_project(image.flatten(), _DIMENSIONS, seed) for image in images]))
-        return {name: view.leakage(truth) for name, view in views.items() if view.is_complete(len(samples))}
+        truth = _distances(torch.stack([sketch.project(image.flatten(), _DIMENSIONS) for image in images]))
+    return {name: view.leakage(truth, enough) for name, view in views.items() if view.is_complete(len(samples))}
 
 
 def too_revealing(found: Mapping[str, Leakage], *, threshold: float) -> tuple[str, ...]:
@@ -84,10 +98,31 @@ def too_revealing(found: Mapping[str, Leakage], *, threshold: float) -> tuple[st
     return tuple(name for name, leakage in found.items() if leakage.score > threshold)
 
 
+class _Sketch:
+    """Count sketches of vectors; what was drawn for a length is kept for the next vector of that length."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._drawn: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def project(self, vectors: torch.Tensor, dimensions: int) -> torch.Tensor:
+        """(..., any) as (..., at most ``dimensions``): each element joins a random one, with a random sign."""
+        length = vectors.shape[-1]
+        if length <= dimensions:
+            return vectors
+        if length not in self._drawn:
+            generator = torch.Generator().manual_seed(self._seed + length)
+            place = torch.randint(0, _DIMENSIONS, (length,), generator=generator, dtype=torch.int32)
+            self._drawn[length] = place, torch.randint(0, 2, (length,), generator=generator) * 2.0 - 1.0
+        place, sign = self._drawn[length]
+        return torch.zeros((*vectors.shape[:-1], dimensions)).index_add_(-1, place % dimensions, vectors * sign)
+
+
 class _View:
     """What is kept of one tensor, sample by sample."""
 
-    def __init__(self, shape: Sequence[int], seed: int) -> None:
+    def __init__(self, shape: Sequence[int], sketch: _Sketch, seed: int) -> None:
+        self._sketch = sketch
         self._is_spatial = len(shape) == 4 and _sides(shape)[0] > 1 and _sides(shape)[1] > 1
         self._seed = seed
         self._vectors: list[torch.Tensor] = []
@@ -97,7 +132,7 @@ class _View:
     def add(self, value: torch.Tensor, image: torch.Tensor) -> None:
         """One sample's tensor, and its image (channels, height, width)."""
         value = value.float()
-        self._vectors.append(_project(value.flatten(), _DIMENSIONS, self._seed))
+        self._vectors.append(self._sketch.project(value.flatten(), _DIMENSIONS))
         if not self._is_spatial:
             thumbnail = torch.nn.functional.adaptive_avg_pool2d(image, _THUMBNAIL)
             self._features.append(self._vectors[-1][None])
@@ -110,17 +145,30 @@ class _View:
         patches = torch.nn.functional.pixel_unshuffle(patches, side).flatten(1).T  # (positions, channels * side**2)
         generator = torch.Generator().manual_seed(self._seed)
         chosen = torch.randperm(height * width, generator=generator)[:_POSITIONS]
-        self._features.append(_project(planes.flatten(1).T[chosen], _FEATURES, self._seed))
+        here = self._sketch.project(planes.flatten(1).T[chosen], _FEATURES)
+        rows, columns = (chosen // width)[:, None], (chosen % width)[:, None]
+        near = (rows + _DOWN).clamp(0, height - 1) * width + (columns + _RIGHT).clamp(0, width - 1)  # (positions, 8)
+        beside = planes.flatten(1).index_select(1, near.flatten()).T.reshape(*near.shape, -1)  # (positions, 8, C)
+        around = self._sketch.project(beside, _NEAR).flatten(1)
+        self._features.append(torch.cat([here, around], dim=1))
         self._targets.append(patches[chosen])
 
     def is_complete(self, samples: int) -> bool:
         """Whether every sample had the tensor."""
         return len(self._vectors) == samples
 
-    def leakage(self, truth: torch.Tensor) -> Leakage:
-        """Both measures; ``truth`` holds the distances between the inputs."""
-        mine = _distances(torch.stack(self._vectors))
-        return Leakage(_distance_correlation(mine, truth), _explained(self._features, self._targets))
+    def leakage(self, truth: torch.Tensor, enough: float) -> Leakage:
+        """All measures, or as many as say enough; ``truth`` holds the distances between the inputs."""
+        correlation = _distance_correlation(_distances(torch.stack(self._vectors)), truth)
+        held = [i for i in range(len(self._features)) if i % 4 == 3]
+        train = [i for i in range(len(self._features)) if i % 4 != 3]
+        x, y = (torch.cat([each[i] for i in train]) for each in (self._features, self._targets))
+        x_held, y_held = (torch.cat([each[i] for i in held]) for each in (self._features, self._targets))
+        linear = _explained_by_ridge(x.double(), y.double(), x_held=x_held.double(), y_held=y_held.double())
+        network = None
+        if max(correlation, linear) <= enough:
+            network = explained_by_network(x, y, x_held=x_held, y_held=y_held, seed=self._seed)
+        return Leakage(correlation, linear, network)
 
 
 def _sides(shape: Sequence[int]) -> tuple[int, int]:
@@ -132,17 +180,6 @@ def _planes(value: torch.Tensor) -> torch.Tensor:
     """(1, channels, height, width) or (1, height, width, channels) as (channels, height, width)."""
     shape = tuple(value.shape)
     return value[0].permute(2, 0, 1) if _sides(shape) == shape[1:3] and shape[3] <= _CHANNELS else value[0]
-
-
-def _project(vectors: torch.Tensor, dimensions: int, seed: int) -> torch.Tensor:
-    """(..., any) as (..., at most ``dimensions``): each element joins a random one, with a random sign."""
-    length = vectors.shape[-1]
-    if length <= dimensions:
-        return vectors
-    generator = torch.Generator().manual_seed(seed + length)
-    place = torch.randint(0, dimensions, (length,), generator=generator)
-    sign = torch.randint(0, 2, (length,), generator=generator) * 2.0 - 1.0
-    return torch.zeros((*vectors.shape[:-1], dimensions)).index_add_(-1, place, vectors * sign)
 
 
 def _distances(vectors: torch.Tensor) -> torch.Tensor:
@@ -160,12 +197,8 @@ def _distance_correlation(one: torch.Tensor, other: torch.Tensor) -> float:
     return max(0.0, min(1.0, float((one * other).sum()) / scale)) ** 0.5 if scale > 0 else 0.0
 
 
-def _explained(features: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> float:
-    """Of every fourth sample's targets, the variance that a ridge regression on the others explains."""
-    train = [i for i in range(len(features)) if i % 4 != 3]
-    held = [i for i in range(len(features)) if i % 4 == 3]
-    x, y = (torch.cat([each[i] for i in train]).double() for each in (features, targets))
-    x_held, y_held = (torch.cat([each[i] for i in held]).double() for each in (features, targets))
+def _explained_by_ridge(x: torch.Tensor, y: torch.Tensor, *, x_held: torch.Tensor, y_held: torch.Tensor) -> float:
+    """Of the held-out targets, the variance that a ridge regression on the others explains."""
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean
     total = float(((y_held - y_mean) ** 2).sum())
@@ -173,8 +206,9 @@ def _explained(features: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]
     if total <= 0 or variance <= 0:
         return 0.0
     best = 0.0
+    squares, products = x.T @ x, x.T @ y
     for ridge in _RIDGES:  # the attacker keeps the best one
-        gram = x.T @ x + ridge * variance * len(x) * torch.eye(x.shape[1], dtype=torch.float64)
-        guess = (x_held - x_mean) @ torch.linalg.solve(gram, x.T @ y) + y_mean
+        gram = squares + ridge * variance * len(x) * torch.eye(len(squares), dtype=torch.float64)
+        guess = (x_held - x_mean) @ torch.linalg.solve(gram, products) + y_mean
         best = max(best, 1 - float(((y_held - guess) ** 2).sum()) / total)
     return best
