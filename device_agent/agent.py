@@ -96,7 +96,7 @@ class Agent:
         self._courses = Courses(
             navigator, exits=model.exits, compile=self._compiled, aside=aside, instrument=self._instrument
         )
-        self._ran: WeakSet[Pipeline] = WeakSet()  # a first run is slower and says nothing of the device
+        self._ran: WeakSet[Pipeline] = WeakSet()  # a first run is slower, here and there, and says nothing
         self._news = asyncio.Event()
         self._was_up = self._was_found = False
         self._refusals = Refusals(clock=clock)
@@ -190,6 +190,9 @@ class Agent:
             progress = await pipeline.finish_here(progress)
         else:
             progress, degraded = await self._ask_cloud(course, progress, load, exits)
+            if is_typical and not degraded and is_whole_tail(progress, exits):
+                timings = progress.answers[-1].timings
+                self._navigator.observe_cloud(pipeline.stages[1].layers, timings.queue_s + timings.compute_s)
         if progress.is_short:
             degraded = f"{degraded}; {short_of_time(progress)}" if degraded else short_of_time(progress)
         if degraded:
@@ -297,9 +300,6 @@ class Agent:
             return done, reason
         else:
             self._refusals.clear(course.plan.id, load=load)
-            timings = done.answers[-1].timings
-            if load == 1 and is_whole_tail(done, exits):
-                self._navigator.observe_cloud(rest, timings.queue_s + timings.compute_s)
             return done, ""
         return await pipeline.finish_here(progress), reason
 

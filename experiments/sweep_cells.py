@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -138,7 +139,7 @@ def measure_cell(
     pause_s: float = 0.03,
     warm: set[str] | None = None,
 ) -> list[Measured]:
-    """Warm ways up, see what the agent chooses by itself, then measure all in turns.
+    """Warm ways up, measure all once, see what the agent chooses by itself from then on, and measure all in turns.
 
     A way gets ``rounds`` requests, or as many as fit into about ``way_s`` seconds, at least one. After three rounds
     only those go on whose median is within 1.3 times the quickest, and the agent's own: of the others another request
@@ -154,21 +155,25 @@ def measure_cell(
             ask(str(way.plan), turn=0, deadline_s=_DEADLINE_S)
             warm.add(way.plan.id)
             sent += way.is_remote
-    ways = _with_choice(ways, _settled(ask, planning, shape, pause_s=3 * pause_s))
-    turns = {way.plan.id: _turns(way, rounds=rounds, way_s=way_s) for way in ways}
-    requests: dict[str, list[dict[str, Any]]] = {way.plan.id: [] for way in ways}
-    failures: dict[str, list[str]] = {way.plan.id: [] for way in ways}
+    requests: dict[str, list[dict[str, Any]]] = {}
+    failures: dict[str, list[str]] = {}
+    asked: Counter[str] = Counter()
     for turn in range(rounds):
+        if turn == min(1, rounds - 1):
+            ways = _with_choice(ways, _settled(ask, planning, shape, pause_s=3 * pause_s))
         for way in chance.sample(list(ways), len(ways)):
-            if turn >= turns[way.plan.id] or (turn >= _LEAST_ROUNDS and not _contends(way, requests)):
+            name = way.plan.id
+            is_through = asked[name] >= _turns(way, rounds=rounds, way_s=way_s)
+            if is_through or (turn >= _LEAST_ROUNDS and not _contends(way, requests)):
                 continue
+            asked[name] += 1
             answer = ask(str(way.plan), turn=turn, deadline_s=_DEADLINE_S)
             if "failed" in answer:
-                failures[way.plan.id].append(answer["failed"])
+                failures.setdefault(name, []).append(answer["failed"])
             else:
-                requests[way.plan.id].append(answer | {"turn": turn})
+                requests.setdefault(name, []).append(answer | {"turn": turn})
             time.sleep(pause_s)
-    return [_measured(way, requests[way.plan.id], failures[way.plan.id]) for way in ways]
+    return [_measured(way, requests.get(way.plan.id, ()), failures.get(way.plan.id, ())) for way in ways]
 
 
 def _contends(way: Way, requests: Mapping[str, Sequence[dict[str, Any]]]) -> bool:

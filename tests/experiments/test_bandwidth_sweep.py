@@ -170,6 +170,16 @@ def test_the_agents_choice_is_one_of_the_ways_and_all_take_turns() -> None:
     assert by_role["cloud png"].degraded
 
 
+def test_the_agent_chooses_after_it_has_tried_every_way_once() -> None:
+    planning = planning_of(chain(50, 10, 400, 2, 8))
+    agent = FakeAgent(planning)
+    given = list({plan.id: Way(plan, (role,)) for role, plan in ways(planning).items() if role == DEVICE}.values())
+    warm = {way.plan.id for way in given}
+    found = measure_cell(agent, planning, given, LINK, rounds=3, way_s=1e-9, chance=random.Random(1), warm=warm)
+    assert agent.asked.index("auto") == len(given)  # nothing to warm up: one round, then the choice
+    assert [len(way.requests) for way in found if AGENT in way.roles] == [1], "a choice that is new is measured too"
+
+
 def test_after_three_rounds_only_those_go_on_that_may_yet_be_the_best_and_the_agents_own() -> None:
     planning = planning_of(chain(50, 10, 400, 2, 8))
     agent = FakeAgent(planning)
