@@ -646,6 +646,20 @@ def test_a_request_may_name_only_codecs_that_can_be() -> None:
     virtually(test)
 
 
+def test_the_first_run_of_a_plan_says_nothing_of_the_clouds_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with world() as w:
+            await w.until(lambda: not w.agent.plan.is_local)
+            taught: list[float] = []
+            monkeypatch.setattr(w.navigator, "observe_cloud", lambda layers, seconds: taught.append(seconds))
+            for runs, plan in ((3, "cloud"), (2, "device"), (2, "cloud")):
+                for _ in range(runs):
+                    await w.ask(plan=plan)
+            assert taught == [pytest.approx(0.001)] * 4  # of five that the cloud ran, all but its first
+
+    virtually(test)
+
+
 def test_the_predictions_of_a_batch_are_those_of_the_batch() -> None:
     async def test() -> None:
         async with world("chain", pin="cloud") as w:
