@@ -100,7 +100,7 @@ def add_goals(parser: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--forbid", metavar="OP=HOST", action="append", default=[],
-        help="an operator that a host cannot run, such as convolution=device; repeat",
+        help="an operator that a host cannot run, such as conv2d=device; repeat",
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def _forbidden(args: argparse.Namespace) -> dict[str, list[str]]:
     for text in args.forbid:
         op, equals, host = text.partition("=")
         if not (op and equals and host):
-            raise ValueError(f"--forbid {text}: expected OP=HOST, such as convolution=device")
+            raise ValueError(f"--forbid {text}: expected OP=HOST, such as conv2d=device")
         forbidden.setdefault(op, []).append(host)
     return forbidden
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from splitnn.graph.graph import Graph
+from splitnn.planner.names import layers_named, layers_of_operator, tensors_named
 from splitnn.planner.pins import Bound, TierRanges, spread
 
 
@@ -15,9 +16,10 @@ class Constraints:
     """Everything is optional. The device is the first host.
 
     ``private`` tensors, and with them all that they are made from, stay on the device: whoever holds what a tensor
-    follows from holds the tensor. ``forbidden`` names operators (``aten.convolution.default`` or ``convolution``) and
-    the hosts that cannot run them. ``memory_bytes`` limits weights and the largest working set of a host, see
-    ``splitnn.cost.memory``; ``max_bytes`` what travels over all hops, both ways.
+    follows from holds the tensor. A module's name stands for all of its layers, and for the tensors that they make.
+    ``forbidden`` names operators (``aten.conv2d.default`` or ``conv2d``) and the hosts that cannot run them.
+    ``memory_bytes`` limits weights and the largest working set of a host, see ``splitnn.cost.memory``; ``max_bytes``
+    what travels over all hops, both ways.
 
     Raises:
         ValueError: a budget below 0, or a deadline that is no time.
@@ -91,12 +93,10 @@ class Constraints:
         found: list[tuple[str, Bound]] = []
         for name, host in self.pins.items():
             tier = hosts.index(host)
-            found.append((_layer(graph, name), Bound(tier, tier, f"is pinned to {host!r}")))
+            found += [(layer, Bound(tier, tier, f"is pinned to {host!r}")) for layer in layers_named(graph, name)]
         for name in self.keep_on_device:
-            found.append((_layer(graph, name), Bound(0, 0, f"is kept on {device!r}")))
-        for tensor in self.private:
-            if tensor not in graph.tensors:
-                raise ValueError(f"no tensor is called {tensor!r} in this model; its inputs are {list(graph.inputs)}")
+            found += [(layer, Bound(0, 0, f"is kept on {device!r}")) for layer in layers_named(graph, name)]
+        for tensor in dict.fromkeys(tensor for name in self.private for tensor in tensors_named(graph, name)):
             if tensor in graph.producer:
                 found.append((graph.producer[tensor], Bound(0, 0, f"makes the private tensor {tensor!r}")))
             for reader in graph.consumers[tensor]:
@@ -129,19 +129,9 @@ class Constraints:
     def _forbidden_tiers(self, graph: Graph, hosts: Sequence[str]) -> dict[str, set[int]]:
         found: dict[str, set[int]] = {}
         for op, names in self.forbidden.items():
-            layers = [layer.name for layer in graph.layers if op == layer.op or op in layer.op.split(".")[1:2]]
-            if not layers:
-                ops = sorted({layer.op for layer in graph.layers})
-                raise ValueError(f"no layer of this model is a {op!r}; its operators are {', '.join(ops)}")
-            for layer in layers:
+            for layer in layers_of_operator(graph, op):
                 found.setdefault(layer, set()).update(hosts.index(name) for name in names)
         return found
 
 
 NO_CONSTRAINTS = Constraints()
-
-
-def _layer(graph: Graph, name: str) -> str:
-    if name not in graph.index:
-        raise ValueError(f"layer {name!r}, which a constraint names, does not exist in this model")
-    return name
