@@ -39,23 +39,31 @@ class Goals:
     tariff: Tariff | None
     power: str  # the published figures that ``energy`` comes from
     radio: str
-    leakage: Leak | None  # what ``--private`` measured
+    leakage: Leak | None  # of ``--private`` without names, or a threshold
     are_stated: bool  # whether the user asked for anything of it
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """What tensors tell about the input, where that was measured."""
+    """What stays on the device because it tells the input, and how that was found."""
 
+    copies: int  # tensors that are the input in another form
     threshold: float
-    scores: dict[str, float]  # tensor: 0 nothing, 1 everything
+    scores: dict[str, float] | None  # tensor: 0 nothing, 1 everything; None where it was not measured
+    data: str  # what it was measured on
 
     def describe(self, crossing: list[str]) -> list[str]:
-        """The threshold and the scores of what crosses, as lines."""
+        """What is kept and why, and the scores of what crosses, as lines."""
+        if self.scores is None:
+            return [
+                f"private: not measured; only the input and what it can be computed back from exactly stay, "
+                f"{self.copies} tensors. What crosses may tell as much: --data measures it"
+            ]
         kept = sum(score > self.threshold for score in self.scores.values())
         told = ", ".join(f"{name} {self.scores[name]:.2f}" for name in crossing if name in self.scores)
         first = (
-            f"private: {kept} of {len(self.scores)} tensors tell more than {self.threshold:g} about the input, measured"
+            f"private: {kept} of {len(self.scores)} tensors tell more than {self.threshold:g} about the input, "
+            f"measured on {self.data}"
         )
         return [f"{first}; what crosses: {told}" if told else f"{first}; nothing of it crosses"]
 
@@ -86,17 +94,25 @@ def add_goals(parser: Any) -> None:
         "--device-memory", metavar="SIZE",
         help="the most for weights and the largest working set on the first host, such as 512MB",
     )  # fmt: skip
-    group.add_argument("--keep-on-device", metavar="LAYER", nargs="+", action="extend", default=[])
+    group.add_argument(
+        "--keep-on-device", metavar="LAYER", nargs="+", action="extend", default=[],
+        help="layers that stay on the first host, or modules (features.3), as `splitnn layers MODEL` lists them",
+    )  # fmt: skip
     group.add_argument(
         "--private", metavar="TENSOR", nargs="*",
         help="tensors that stay on the first host, with all that they are made from; without a name the model's "
-        "inputs, what merely rearranges or rescales them and, where the input is a photo, every tensor that tells too "
-        "much about it, as measured",
+        "inputs, what they or parts of them can be computed back from exactly and, where the input is a colour image "
+        "or --data is given, every tensor that tells too much about it, as measured; a module stands for its tensors",
     )  # fmt: skip
     group.add_argument(
         "--max-leakage", metavar="SCORE", type=float,
-        help="tensors that tell more about the input than that (0 nothing, 1 everything) are private; measured on "
-        f"crops of sample photos, which takes up to a minute ({_TOO_MUCH} with --private alone)",
+        help="tensors that tell more about the input than that (0 nothing, 1 everything) are private; measured, which "
+        f"takes up to a minute ({_TOO_MUCH} with --private alone)",
+    )  # fmt: skip
+    group.add_argument(
+        "--data", metavar="DATA",
+        help="what to measure that on: a folder of images, a .safetensors file with the input, photos (default) or "
+        "fashion-mnist",
     )  # fmt: skip
     group.add_argument(
         "--forbid", metavar="OP=HOST", action="append", default=[],
@@ -148,22 +164,27 @@ def _forbidden(args: argparse.Namespace) -> dict[str, list[str]]:
 def _private(args: argparse.Namespace, model: Model) -> tuple[tuple[str, ...], Leak | None]:
     """The tensors that stay on the device, and what was measured to find them.
 
-    A model that reads no photo is not measured unless a threshold was given, which is then refused.
+    A model that reads no colour image is measured only on data of the user's; a threshold without any is refused.
     """
     named = tuple(args.private or ())
     if args.max_leakage is None and (args.private is None or named):
+        if args.data is not None:
+            raise ValueError("--data is what --private without names, or --max-leakage, measures on: give one of them")
         return named, None
-    from splitnn.cli.photos import crops, reads_photo
+    from splitnn.cli.leak_samples import PHOTOS, one_thread, reads_picture, samples_of
     from splitnn.cost.leakage import measure_leakage, too_revealing
 
     copies = copies_of_inputs(model.graph) if args.private == [] else ()
-    if args.max_leakage is None and not reads_photo(model):
-        return (*named, *copies), None
     threshold = _TOO_MUCH if args.max_leakage is None else args.max_leakage
+    if args.max_leakage is None and args.data is None and not reads_picture(model):
+        return (*named, *copies), Leak(len(copies), threshold, None, "nothing")
     too_revealing({}, threshold=threshold)  # a threshold that is none is said before anything takes time
-    found = measure_leakage(model, crops(model), enough=threshold)
+    source = args.data or PHOTOS
+    with one_thread():
+        found = measure_leakage(model, samples_of(source, model), enough=threshold)
     private = dict.fromkeys((*named, *copies, *too_revealing(found, threshold=threshold)))
-    return tuple(private), Leak(threshold, {name: leakage.score for name, leakage in found.items()})
+    scores = {name: leakage.score for name, leakage in found.items()}
+    return tuple(private), Leak(len(copies), threshold, scores, source)
 
 
 def _energy(args: argparse.Namespace, topology: Topology) -> EnergyPrices | None:

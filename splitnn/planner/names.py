@@ -92,5 +92,5 @@ def _shared_beginning(graph: Graph) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.4)
     return f": did you mean {' or '.join(near)}?" if near else ""
