@@ -17,6 +17,7 @@ from splitnn.cli import (
     exits,
     explain,
     export,
+    layers,
     models,
     pack,
     plan,
@@ -40,6 +41,7 @@ class Command(Protocol):
 
 COMMANDS: tuple[Command, ...] = (
     models,
+    layers,
     check,
     pack,
     profile,

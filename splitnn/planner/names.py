@@ -11,14 +11,15 @@ from splitnn.graph.graph import Graph
 def layers_named(graph: Graph, name: str) -> tuple[str, ...]:
     """The layer of that name, or all layers of the module of that name and of the modules in it, in graph order.
 
-    What the names of all modules begin with may be left out, as it is where plans are shown.
+    What the names of all modules begin with may be left out, as it is where plans are shown. ``features.3.*`` is the
+    module even where one of its layers has its name.
 
     Raises:
         ValueError: there are none; the message has the nearest names.
     """
     if name in graph.index:
         return (name,)
-    shared = _shared_beginning(graph)
+    shared, name = _shared_beginning(graph), name.removesuffix(".*")
     for module in (name, f"{shared}.{name}") if shared else (name,):
         inside = tuple(
             layer.name for layer in graph.layers if layer.module == module or layer.module.startswith(f"{module}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from splitnn.graph.graph import Graph, Layer, TensorSpec
@@ -29,6 +31,12 @@ def test_a_module_stands_for_the_layers_in_it_and_for_no_others(module: str) -> 
 
 def test_a_name_is_a_layer_before_it_is_a_module() -> None:
     assert layers_named(GRAPH, "layer3") == ("layer3",) and tensors_named(GRAPH, "t3") == ("t3",)
+
+
+def test_a_star_means_the_module_where_a_layer_has_its_name() -> None:
+    namesake = replace(GRAPH, layers=(replace(GRAPH.layers[0], name="net.features.1"), *GRAPH.layers[1:]))
+    assert layers_named(namesake, "net.features.1") == ("net.features.1",)
+    assert layers_named(namesake, "net.features.1.*") == ("net.features.1", "layer1")
 
 
 def test_a_module_may_be_kept_pinned_and_private() -> None:
