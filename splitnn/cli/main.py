@@ -21,6 +21,7 @@ from splitnn.cli import (
     models,
     pack,
     plan,
+    predict,
     profile,
 )
 from splitnn.errors import SplitnnError
@@ -45,6 +46,7 @@ COMMANDS: tuple[Command, ...] = (
     check,
     pack,
     profile,
+    predict,
     calibrate,
     bottleneck,
     plan,

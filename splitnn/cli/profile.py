@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
             progress=lambda done, what: bar.update(task, completed=done, description=what),
         )
         found = with_handling(found)
+        found = replace(found, machine={**found.machine, "named": args.model})  # which `splitnn predict` opens again
     write_profile(args.output, found)
     blocks = _block_seconds(found, model.graph)
     if args.json:

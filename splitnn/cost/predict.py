@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
+from splitnn.cost.borrowed import UNKNOWN
 from splitnn.cost.features import Features, features
 from splitnn.cost.nonnegative import fit_nonnegative
 from splitnn.cost.profile import Clock, Profile, Timing
@@ -77,6 +78,8 @@ class Predictor:
     coefficients: Mapping[str, Coefficients]  # by kind of layer, see ``group_of``
     models: tuple[str, ...]  # digests of what it was fitted on
     error: float | None = None  # median absolute relative error of the whole of models held out; None: too few models
+    stage_s: float = 0.0  # what a stage and a message cost that host, as its profiles have it (the median)
+    message_s: float = 0.0
 
     def seconds(self, graph: Graph, layer: Layer) -> float:
         """Predicted seconds of one layer."""
@@ -89,7 +92,8 @@ class Predictor:
     def predict(self, graph: Graph, *, model: str, host: str | None = None) -> Profile:
         """A profile of a model of digest ``model`` that was not run; its ``machine`` says so.
 
-        Both clocks show the predicted time. Codecs are unknown: only raw tensors can be planned with it.
+        Both clocks show the predicted time. Codecs are unknown, so that only raw tensors can be planned with it, unless
+        ``splitnn.cost.borrowed`` takes them from another host. What a stage and a message cost is that host's.
         """
         timings = {layer.name: _timing(self.seconds(graph, layer)) for layer in graph.layers}
         unseen = sorted({group for layer in graph.layers if (group := self._unseen(graph, layer))})
@@ -102,13 +106,22 @@ class Predictor:
             engine=self.engine,
             threads=self.threads,
             error=self.error,
+            stage_s=self.stage_s,
+            message_s=self.message_s,
             machine={
                 "predicted": f"not measured: regression on {len(self.models)} models measured on {self.host}",
                 "fitted_on": " ".join(digest[:12] for digest in self.models),
-                "error_is": "median relative error of the whole model over models held out of the fit",
+                "handling": self._handling(),
+                "error_is": "median relative error of the whole model over models held out of the fit"
+                if self.error is not None
+                else "unknown: fitted on one model, none was held out",
             }
             | ({"never_seen": " ".join(unseen)} if unseen else {}),
         )
+
+    def _handling(self) -> str:
+        measured = f"a stage and a message as measured on {self.host}"
+        return measured if self.stage_s or self.message_s else UNKNOWN
 
     def _unseen(self, graph: Graph, layer: Layer) -> str:
         group = group_of(layer, features(graph, layer))
@@ -124,6 +137,8 @@ class Predictor:
             "threads": self.threads,
             "models": list(self.models),
             "error": self.error,
+            "stage_s": self.stage_s,
+            "message_s": self.message_s,
             "coefficients": {group: list(found) for group, found in self.coefficients.items()},
         }
 
@@ -152,6 +167,8 @@ class Predictor:
                 coefficients=coefficients,
                 models=tuple(str(digest) for digest in data["models"]),
                 error=None if data["error"] is None else float(data["error"]),
+                stage_s=float(data.get("stage_s", 0.0)),
+                message_s=float(data.get("message_s", 0.0)),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a predictor: {error!r}") from error
@@ -231,7 +248,14 @@ def _fit(samples: Sequence[Sample], method: Method, error: float | None) -> Pred
         coefficients=coefficients,
         models=tuple(profile.model for _, profile in samples),
         error=error,
+        stage_s=_usual(profile.stage_s for _, profile in samples),
+        message_s=_usual(profile.message_s for _, profile in samples),
     )
+
+
+def _usual(measured: Iterable[float]) -> float:
+    """The median of what was measured; 0 where nothing was."""
+    return median([seconds for seconds in measured if seconds > 0] or [0.0])
 
 
 def _check(samples: Sequence[Sample], method: Method) -> Profile:

@@ -19,10 +19,11 @@ from statistics import median
 
 import numpy as np
 
+from splitnn.cost.borrowed import UNKNOWN, borrow
 from splitnn.cost.features import Features, features
 from splitnn.cost.lookup import look_up
 from splitnn.cost.nonnegative import fit_nonnegative
-from splitnn.cost.profile import CodecCost, Profile, Timing
+from splitnn.cost.profile import Profile, Timing
 from splitnn.cost.published import ROWS, WORK, Row, Work
 from splitnn.graph.graph import Graph
 
@@ -122,8 +123,9 @@ def preset_profile(
 
     A graph with the work of a reference model takes in all what was published for it. ``reference`` is a measured
     profile of the same model on any host: the layers that multiply, and those that do not, then share the device's
-    times as they share that host's, and its codecs are taken to be slower by as much as the whole model is (without
-    it no codec is known). ``slowdown`` multiplies every time: above 1 for a slower runtime than the preset's.
+    times as they share that host's, and its codecs, stages and messages are taken to be slower by as much as the whole
+    model is (without it no codec is known, and stages and messages count nothing, which flatters the device).
+    ``slowdown`` multiplies every time: above 1 for a slower runtime than the preset's.
     The result's ``machine`` says what it is, ``error`` how far off the preset is on models held out.
 
     Raises:
@@ -141,7 +143,7 @@ def preset_profile(
     if reference is not None:
         seconds = _shared_as(reference, seconds, found)
     whole_s = sum(seconds.values())
-    return Profile(
+    predicted = Profile(
         model=model,
         host=host,
         layers={name: Timing(each, each) for name, each in seconds.items()},
@@ -149,10 +151,10 @@ def preset_profile(
         clock="wall",
         engine=device.runtime,
         threads=device.threads,
-        codecs={} if reference is None else _slower_codecs(reference, whole_s),
         error=device.error,
         machine=_provenance(device, alike, reference, slowdown),
-    ).scaled(slowdown)
+    )
+    return (predicted if reference is None else borrow(predicted, reference)).scaled(slowdown)
 
 
 def _work(layer: Features) -> Work:
@@ -184,18 +186,6 @@ def _shared_as(reference: Profile, seconds: Mapping[str, float], found: Mapping[
     return shared
 
 
-def _slower_codecs(reference: Profile, whole_s: float) -> dict[str, dict[str, CodecCost]]:
-    there_s = sum(reference.seconds(name) for name in reference.layers)
-    factor = whole_s / there_s if there_s > 0 else 1.0
-    return {
-        tensor: {
-            name: CodecCost(cost.size_bytes, cost.encode_s * factor, cost.decode_s * factor)
-            for name, cost in costs.items()
-        }
-        for tensor, costs in reference.codecs.items()
-    }
-
-
 def _provenance(device: Preset, alike: str | None, reference: Profile | None, slowdown: float) -> dict[str, str]:
     worst, error = max(device.held_out().items(), key=lambda each: abs(each[1]))
     total = f"the published latency of {alike}" if alike else f"fitted to {len(device.latencies_s)} published latencies"
@@ -204,5 +194,6 @@ def _provenance(device: Preset, alike: str | None, reference: Profile | None, sl
         "predicted": f"not measured: {device.name}, {total}; {shares}",
         "processor": f"{device.device}, {device.runtime}, {device.threads} threads",
         "source": device.source,
+        "handling": UNKNOWN,
         "error_is": f"median relative error of whole models held out; the worst is {worst}, {error:+.0%}",
     } | ({} if slowdown == 1.0 else {"simulated_slowdown": f"{slowdown:g}"})

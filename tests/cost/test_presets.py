@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,21 @@ def test_a_measured_host_lends_its_shares_and_its_codecs() -> None:
     assert found.codecs["a"]["int8"].encode_s == pytest.approx(1e-3 * slower)
     assert found.codecs["a"]["int8"].decode_s == pytest.approx(2e-3 * slower)
     assert "cloud" in found.machine["predicted"] and not alone.codecs
+
+
+def test_stages_and_messages_are_scaled_from_the_measured_host_and_it_is_said() -> None:
+    """Otherwise a preset would be flattered by what every measured host pays."""
+    graph, device = graph_of(OTHER), preset("raspberry-pi-4")
+    layers = {layer.name: Timing(0.01, 0.01) for layer in graph.layers}
+    there = Profile("m", "cloud", layers, Timing(0.05, 0.05), stage_s=1e-3, message_s=2e-3)
+    found = preset_profile(device, graph, model="m", reference=there, slowdown=3.0)
+    slower = found.whole.wall_s / 0.05
+    assert found.stage_s == pytest.approx(1e-3 * slower) and found.message_s == pytest.approx(2e-3 * slower)
+    assert "measured on cloud over loopback" in found.machine["handling"]
+    silent = replace(there, stage_s=0.0, message_s=0.0)
+    for reference in (None, silent):
+        unknown = preset_profile(device, graph, model="m", reference=reference)
+        assert unknown.stage_s == unknown.message_s == 0 and "not known" in unknown.machine["handling"]
 
 
 def test_a_reference_of_another_model_is_refused() -> None:
