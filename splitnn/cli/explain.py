@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from splitnn.cli.doubts import doubts
 from splitnn.cli.two_hosts import TwoHosts, add_two_hosts, open_two_hosts
 from splitnn.cli.wording import PART_NAMES, format_amount, format_bytes, format_seconds
 from splitnn.cost.network import format_rate
@@ -46,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
     from splitnn.cli.weighing import weigh
 
     found = weigh(given)
-    print(json.dumps(_json(found)) if args.json else _report(given, found))
+    print(json.dumps(_json(given, found)) if args.json else _report(given, found))
     return 0
 
 
-def _json(found: Weighing) -> dict[str, Any]:
+def _json(given: TwoHosts, found: Weighing) -> dict[str, Any]:
     return {
         "plan": found.plan.to_json(),
         "chosen": _weighed_json(found.chosen),
@@ -79,6 +80,7 @@ def _json(found: Weighing) -> dict[str, Any]:
             for binding in found.bindings
         ],
         "gap": found.gap,
+        "doubts": doubts(given.profiles),
         "thresholds_stated": not found.is_ruled,
     }
 
@@ -216,7 +218,8 @@ def _sureness(given: TwoHosts, found: Weighing) -> list[str]:
             f"  joules are modelled, not measured: published figures of {given.goals.power} and {given.goals.radio}"
         )
     if found.interval_s is None:
-        return [*lines, "  unknown: a profile does not tell its own error"]
+        unknown = [f"  {doubt}" for doubt in doubts(given.profiles)]
+        return [*lines, "  unknown: a profile does not tell its own error", *unknown]
     low, high = map(format_seconds, found.interval_s)
     errors = ", ".join(
         f"{host} {_percent(profile.error)} of heads and {_percent(profile.tail_error)} of tails"
@@ -225,6 +228,7 @@ def _sureness(given: TwoHosts, found: Weighing) -> list[str]:
     lines += [
         f"  {low} to {high} with probability {SURENESS:.0%}, the link taken as known",
         f"  profiles' own errors (medians): {errors}",
+        *(f"  {doubt}" for doubt in doubts(given.profiles)),
     ]
     if _unit(given) != "s":
         return lines

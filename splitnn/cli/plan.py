@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.blocks import blocks_of
 from splitnn.cli.comparison import Option, no_cut, other_cuts
+from splitnn.cli.doubts import doubts
 from splitnn.cli.front import describe_front, find_front, front_json, parse_pair, plot_front
 from splitnn.cli.goals import add_goals, describe, goals_of, to_json
 from splitnn.cli.policies import NOT_USED, in_time, pins_of, plan_json, report_plan
@@ -240,6 +241,7 @@ def _report(
     errors = [f"{host} {found.error:.1%}" for host, found in profiles.items() if found.error is not None]
     if errors:
         lines.append(f"profiles' own errors: {', '.join(errors)}")
+    lines.extend(doubts(profiles))
     lines.extend(goals)
     cuts = "quickest other cuts, whatever is wanted" if goals else "best other cuts"
     for title, options in ((cuts, others), ("without a cut", ends)):

@@ -142,6 +142,23 @@ def test_profile_that_does_not_tell_its_error_leaves_the_answer_unsure(
     assert json.loads(capsys.readouterr().out)["interval_s"] is None
 
 
+@pytest.mark.usefixtures("model")
+def test_a_preset_says_what_of_it_nobody_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its error is that of whole models, so that nothing is known of tails; the cloud's handling was not measured."""
+    files = ("--device", "device.json", "--cloud", "raspberry-pi-4")
+    for command, arguments in (("explain", files), ("plan", files)):
+        assert main([command, MODEL, *arguments, "--link", "1Mbps/20ms"]) == 0
+        printed = capsys.readouterr().out
+        assert "the error of cloud's tails is unknown; that of its heads is taken for it" in printed
+        assert "cloud is predicted, not measured: raspberry-pi-4" in printed
+        assert "cloud: a stage's and a message's cost is not known" in printed
+    assert main(["explain", MODEL, *HOSTS, "--link", "1Mbps/20ms", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["doubts"] == [], "both of them were measured"
+    unsure = ("--device", "device.json", "--cloud", "unsure.json", "--link", "1Mbps")
+    assert main(["explain", MODEL, *unsure]) == 0
+    assert "the error of cloud is unknown" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
