@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from splitnn.cli.privacy import Leak, add_privacy, private_tensors
 from splitnn.cost.energy import EnergyPrices, energy_prices
 from splitnn.cost.network import Topology, parse_bytes, parse_seconds
 from splitnn.cost.power import device_power, radio
@@ -13,7 +14,6 @@ from splitnn.errors import InfeasiblePlan
 from splitnn.planner.constraints import Constraints
 from splitnn.planner.meters import Tariff
 from splitnn.planner.objective import LATENCY, Objective, parse_objective
-from splitnn.planner.privacy import copies_of_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from splitnn.planner.plan import Mode
 
 _POWER, _RADIO = "raspberry-pi-4", "wifi-pixel-2-xl"
-_TOO_MUCH = 0.9  # of what there is to tell: most of a photo can be made out
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +40,6 @@ class Goals:
     radio: str
     leakage: Leak | None  # of ``--private`` without names, or a threshold
     are_stated: bool  # whether the user asked for anything of it
-
-
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """What stays on the device because it tells the input, and how that was found."""
-
-    copies: int  # tensors that are the input in another form
-    threshold: float
-    scores: dict[str, float] | None  # tensor: 0 nothing, 1 everything; None where it was not measured
-    data: str  # what it was measured on
-
-    def describe(self, crossing: list[str]) -> list[str]:
-        """What is kept and why, and the scores of what crosses, as lines."""
-        if self.scores is None:
-            return [
-                f"private: not measured; only the input and what it can be computed back from exactly stay, "
-                f"{self.copies} tensors. What crosses may tell as much: --data measures it"
-            ]
-        kept = sum(score > self.threshold for score in self.scores.values())
-        told = ", ".join(f"{name} {self.scores[name]:.2f}" for name in crossing if name in self.scores)
-        first = (
-            f"private: {kept} of {len(self.scores)} tensors tell more than {self.threshold:g} about the input, "
-            f"measured on {self.data}"
-        )
-        return [f"{first}; what crosses: {told}" if told else f"{first}; nothing of it crosses"]
 
 
 def add_goals(parser: Any) -> None:
@@ -98,22 +72,7 @@ def add_goals(parser: Any) -> None:
         "--keep-on-device", metavar="LAYER", nargs="+", action="extend", default=[],
         help="layers that stay on the first host, or modules (features.3), as `splitnn layers MODEL` lists them",
     )  # fmt: skip
-    group.add_argument(
-        "--private", metavar="TENSOR", nargs="*",
-        help="tensors that stay on the first host, with all that they are made from; without a name the model's "
-        "inputs, what they or parts of them can be computed back from exactly and, where the input is a colour image "
-        "or --data is given, every tensor that tells too much about it, as measured; a module stands for its tensors",
-    )  # fmt: skip
-    group.add_argument(
-        "--max-leakage", metavar="SCORE", type=float,
-        help="tensors that tell more about the input than that (0 nothing, 1 everything) are private; measured, which "
-        f"takes up to a minute ({_TOO_MUCH} with --private alone)",
-    )  # fmt: skip
-    group.add_argument(
-        "--data", metavar="DATA",
-        help="what to measure that on: a folder of images, a .safetensors file with the input, photos (default) or "
-        "fashion-mnist",
-    )  # fmt: skip
+    add_privacy(group)
     group.add_argument(
         "--forbid", metavar="OP=HOST", action="append", default=[],
         help="an operator that a host cannot run, such as conv2d=device; repeat",
@@ -127,7 +86,7 @@ def goals_of(args: argparse.Namespace, model: Model, topology: Topology) -> Goal
         ValueError: an option is none of what it should be; the message says which.
     """
     objective, tariff, energy = _objective(args), _tariff(args), _energy(args, topology)
-    private, leakage = _private(args, model)
+    private, leakage = private_tensors(args, model)
     constraints = Constraints(
         keep_on_device=tuple(args.keep_on_device),
         private=private,
@@ -159,32 +118,6 @@ def _forbidden(args: argparse.Namespace) -> dict[str, list[str]]:
             raise ValueError(f"--forbid {text}: expected OP=HOST, such as conv2d=device")
         forbidden.setdefault(op, []).append(host)
     return forbidden
-
-
-def _private(args: argparse.Namespace, model: Model) -> tuple[tuple[str, ...], Leak | None]:
-    """The tensors that stay on the device, and what was measured to find them.
-
-    A model that reads no colour image is measured only on data of the user's; a threshold without any is refused.
-    """
-    named = tuple(args.private or ())
-    if args.max_leakage is None and (args.private is None or named):
-        if args.data is not None:
-            raise ValueError("--data is what --private without names, or --max-leakage, measures on: give one of them")
-        return named, None
-    from splitnn.cli.leak_samples import PHOTOS, one_thread, reads_picture, samples_of
-    from splitnn.cost.leakage import measure_leakage, too_revealing
-
-    copies = copies_of_inputs(model.graph) if args.private == [] else ()
-    threshold = _TOO_MUCH if args.max_leakage is None else args.max_leakage
-    if args.max_leakage is None and args.data is None and not reads_picture(model):
-        return (*named, *copies), Leak(len(copies), threshold, None, "nothing")
-    too_revealing({}, threshold=threshold)  # a threshold that is none is said before anything takes time
-    source = args.data or PHOTOS
-    with one_thread():
-        found = measure_leakage(model, samples_of(source, model), enough=threshold)
-    private = dict.fromkeys((*named, *copies, *too_revealing(found, threshold=threshold)))
-    scores = {name: leakage.score for name, leakage in found.items()}
-    return tuple(private), Leak(len(copies), threshold, scores, source)
 
 
 def _energy(args: argparse.Namespace, topology: Topology) -> EnergyPrices | None:
