@@ -11,7 +11,8 @@ import pytest
 
 from splitnn.cost.features import Features, features, kind_of
 from splitnn.cost.nonnegative import fit_nonnegative
-from splitnn.cost.predict import Coefficients, Predictor, Sample, fit, group_of, held_out_error
+from splitnn.cost.predict import Sample, fit, held_out_error
+from splitnn.cost.predictor import Coefficients, Predictor, group_of
 from splitnn.cost.profile import Profile, Timing
 from splitnn.errors import ProfileMismatch
 from splitnn.graph.graph import Graph, Layer, TensorSpec
