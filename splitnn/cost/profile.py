@@ -196,7 +196,7 @@ class Profile:
                     }
                     for tensor, costs in data["codecs"].items()
                 },
-                accuracy=None if data.get("accuracy") is None else Calibration.from_json(data["accuracy"]),
+                accuracy=None if data["accuracy"] is None else Calibration.from_json(data["accuracy"]),
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a profile: {error!r}") from error
