@@ -140,7 +140,7 @@ def _find(given: TwoHosts, *, low_bps: float, high_bps: float) -> _Found:
 
     goals = given.goals
     limits = goals.constraints
-    if limits.max_energy_j is not None or (limits.deadline_s is not None and goals.objective.name != "latency"):
+    if limits.max_energy_j is not None or (limits.deadline_s is not None and not goals.objective.is_latency):
         raise ValueError(
             "a limit of energy, or a deadline beside another objective than latency, rules out other plans at each "
             "bandwidth: ask `splitnn plan` for a single one"

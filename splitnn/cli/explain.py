@@ -136,9 +136,9 @@ def _costs(given: TwoHosts, found: Weighing) -> list[str]:
     chosen, unit = found.chosen, _unit(given)
     lines = [f"{'ms':>9}{'':9}" + "".join(f"{name:>11}" for name in PART_NAMES)]
     for weighed in (chosen, *found.others):
-        more = weighed.worth / chosen.worth - 1 if chosen.worth else 0.0
         parts = "".join(f"{seconds * 1e3:11.2f}" for seconds in weighed.parts)
-        share = "   chosen" if weighed is chosen else f"{more:+9.1%}"
+        more = f"{weighed.worth / chosen.worth - 1:+9.1%}" if chosen.worth else f"{'':9}"  # of nothing, no share
+        share = "   chosen" if weighed is chosen else more
         size = f" ({format_bytes(weighed.sent_bytes)})" if weighed.sent_bytes else ""
         worth = "" if unit == "s" else f": {format_amount(weighed.worth, unit)}"
         ruled = ", ruled out" if weighed.obstacles else ""
@@ -155,9 +155,9 @@ def _constraints(given: TwoHosts, found: Weighing) -> list[str]:
         lines[0] += f" (the plan may be improved by {found.gap:.1%} at most: the search within the budgets ended early)"
     for binding in found.bindings:
         free, limit = binding.without, f" of {binding.limit}" if binding.limit else ""
-        gain = 1 - free.value / found.chosen.worth if found.chosen.worth else 0.0
+        gain = f" ({free.value / found.chosen.worth - 1:+.1%})" if found.chosen.worth else ""
         latency = "" if unit == "s" else f" in {format_seconds(free.plan.predicted.latency_s)}"
-        lines.append(f"  {binding.name}{limit}: without it {format_amount(free.value, unit)}{latency} ({-gain:+.1%})")
+        lines.append(f"  {binding.name}{limit}: without it {format_amount(free.value, unit)}{latency}{gain}")
         lines.append(f"    {free.plan}")
         if binding.needed:
             proven = "" if binding.is_proven else " or less"

@@ -46,10 +46,12 @@ def wins(weighed: Weighed, *, unit: str = "s") -> list[str]:
         )
     if not found and closest:
         behind, standing = min(closest, key=lambda pair: pair[0])
-        axis = standing.axis
+        axis, least = standing.axis, f"{format_amount(float(behind) * 1e-9, unit)} behind"
         found.append(
-            f"no single change helps; it comes nearest, {format_amount(float(behind) * 1e-9, unit)} behind, with "
-            f"{_subject(axis)} at {_value(axis, axis.shown(standing.closest))}"
+            f"no single change brings it nearer: it stays {least} or more"
+            if standing.closest == axis.now
+            else f"no single change helps; it comes nearest, {least}, with {_subject(axis)} at "
+            f"{_value(axis, axis.shown(standing.closest))}"
         )
     return found or [f"{as_good} as the chosen plan"]
 

@@ -90,7 +90,7 @@ def weigh(given: TwoHosts) -> Weighing:
     best = problem.solve(problem.now) if choice is None else problem.matching(choice.plan)
     is_ruled = choice is not None and _rules(given, problem, best)
     if not is_ruled:
-        best = problem.solve(problem.now)
+        best = _agreed(problem, choice)
     gap = problem.gap if not is_ruled or choice is None else choice.gap
     scales = _Scales(given, problem, best, axes=() if is_ruled else axes_of(problem))
     tiers = {("chosen", best.tiers): None, **dict.fromkeys(_neighbours(problem, best.tiers, scales.blocks))}
@@ -130,14 +130,28 @@ def _decided(given: TwoHosts) -> tuple[Choice | None, tuple[Binding, ...]]:
     return choice, bindings
 
 
+def _agreed(problem: FormProblem, choice: Choice | None) -> Form:
+    """The best form, which a choice that was proven cannot undercut, nor the other way round."""
+    best = problem.solve(problem.now)
+    if choice is None or not choice.is_optimal or problem.gap:
+        return best
+    if abs(problem.matching(choice.plan).worth(problem.now) - best.worth(problem.now)) > _rounding(problem):
+        raise RuntimeError(f"defect of the planner: explained would be another plan than {choice.plan}")
+    return best
+
+
+def _rounding(problem: FormProblem) -> Fraction:
+    """By how much a form and an estimate of the same plan differ at most, in billionths of the objective's unit."""
+    return 2 * (len(problem.graph) + 10) * max(problem.aim.factors)  # nanoseconds, each at its price
+
+
 def _rules(given: TwoHosts, problem: FormProblem, chosen: Form) -> bool:
     """Whether a budget that depends on the conditions keeps the plan out that would be the best without it."""
     limits = given.goals.constraints
     free = replace(limits, deadline_s=None, max_energy_j=None)
     if free == limits:
         return False
-    slack = Fraction(len(given.graph) + 10)  # a form and a choice round differently
-    return chosen.worth(problem.now) > problem.solve(problem.now).worth(problem.now) + slack
+    return chosen.worth(problem.now) > problem.solve(problem.now).worth(problem.now) + _rounding(problem)
 
 
 class _Scales:
@@ -149,7 +163,7 @@ class _Scales:
         self._graph = given.graph
         self._problem = problem
         self._best = best
-        self._is_latency = given.goals.objective.name == "latency"
+        self._is_latency = given.goals.objective.is_latency
         self._limits = given.goals.constraints
         self._sensitivities = [Sensitivity(problem, axis) for axis in axes]
 

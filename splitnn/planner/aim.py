@@ -7,16 +7,15 @@ and what a byte costs whatever the bandwidth is a constant. So envelopes and thr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
 from splitnn.cost.energy import EnergyPrices
-from splitnn.planner.conditions import Conditions
+from splitnn.planner.conditions import Conditions, dot
 from splitnn.planner.meters import Tariff
 from splitnn.planner.objective import Objective
-
-_TIE = Fraction(1, 10**12)  # weight of a second where latency is not wanted: of equals, the quicker one
 
 
 class Prices(NamedTuple):
@@ -29,6 +28,15 @@ class Prices(NamedTuple):
     def scale(self) -> int:
         """Times it, every price is a whole number."""
         return math.lcm(*(price.denominator for price in (*self.units, *self.handling)))
+
+
+class Steps(NamedTuple):
+    """Prices in whole numbers, by which of two placements that are worth the same the quicker one costs less."""
+
+    units: tuple[int, ...]  # in the order of ``Conditions.vector``
+    handling: tuple[int, ...]  # host
+    per_worth: int  # what a billionth of the objective's unit costs
+    per_ns: int  # what a nanosecond costs beside; less than one step of what is wanted for a whole request
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,24 @@ class Aim:
             tuple(factor * slowdown for factor, slowdown in zip(self.handling, conditions.slowdown, strict=True)),
         )
 
+    def steps(self, conditions: Conditions, *, most: Sequence[int]) -> Steps:
+        """The prices under these conditions; ``most`` are ``Form.weights`` that no placement exceeds."""
+        prices = self.prices(conditions)
+        scale = prices.scale
+        units = tuple(int(price * scale) for price in prices.units)
+        handling = tuple(int(price * scale) for price in prices.handling)
+        if self.objective.is_latency:
+            return Steps(units, handling, per_worth=scale, per_ns=0)
+        per_ns = math.lcm(*(value.denominator for value in conditions.vector))
+        above = 1 + int(dot(most, conditions.vector) * per_ns)  # no request takes that many steps of time
+        seconds = [int(value * per_ns) for value in conditions.vector]
+        return Steps(
+            tuple(price * above + second for price, second in zip(units, seconds, strict=True)),
+            tuple(price * above + second for price, second in zip(handling, seconds, strict=False)),
+            per_worth=scale * above,
+            per_ns=per_ns,
+        )
+
 
 def aim_of(
     objective: Objective, *, hosts: int, energy: EnergyPrices | None = None, tariff: Tariff | None = None
@@ -71,7 +97,7 @@ def aim_of(
         constants[place] += constant
 
     weights = {quantity: Fraction(repr(float(weight))) for quantity, weight in objective.weights.items()}
-    seconds = weights.get("latency", _TIE)
+    seconds = weights.get("latency", Fraction(0))
     for place in range(len(factors)):
         add(place, seconds, Fraction(0))
     if (weight := weights.get("energy")) is not None:

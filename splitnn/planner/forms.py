@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TypeVar
 
 from splitnn.cost.energy import EnergyPrices
 from splitnn.cost.estimate import Codecs, Transfer, check_profiles, codec_options, nanoseconds, tabulate
@@ -13,7 +12,7 @@ from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan
 from splitnn.graph.graph import Graph
-from splitnn.planner.aim import Prices, aim_of
+from splitnn.planner.aim import Steps, aim_of
 from splitnn.planner.chain import ChainCut, every_cut
 from splitnn.planner.conditions import NS, Conditions, Form, dot
 from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
@@ -24,8 +23,6 @@ from splitnn.planner.pins import TierRanges
 from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.search import cheapest
 from splitnn.planner.terms import Terms, terms_of
-
-Number = TypeVar("Number", int, Fraction)
 
 
 class FormProblem:
@@ -75,6 +72,7 @@ class FormProblem:
         self._download_bits = [0] * len(graph)  # of each layer: its results
         for tensor in table.download_ns:
             self._download_bits[graph.index[graph.producer[tensor]]] += graph.tensors[tensor].size_bytes * 8
+        self._most = self._most_weights()
         self._limits = Limits(
             graph,
             constraints,
@@ -94,25 +92,25 @@ class FormProblem:
 
         Their numbers are what is wanted, in a unit of their own.
         """
-        prices = self.aim.prices(self.now)
-        return every_cut(self._scaled(prices))
+        return every_cut(self._scaled(self._steps(self.now)))
 
     def solve(self, conditions: Conditions) -> Form:
-        """The best placement and codecs; of equals, the one that keeps the most layers on earlier hosts.
+        """The best placement and codecs; of equals the quickest, and of those the one that keeps the most layers on
+        earlier hosts.
 
         Raises:
             InfeasiblePlan: no plan within the budgets was found.
         """
-        prices = self.aim.prices(conditions)
-        terms, scale = self._scaled(prices), prices.scale
+        steps = self._steps(conditions)
+        terms = self._scaled(steps)
         best = cheapest(terms)
-        form = self._form(best.tiers, self._choices(prices))
-        if form.worth(conditions) * scale != best.latency_ns:
+        form = self._form(best.tiers, self._choices(steps))
+        if form.worth(conditions) * steps.per_worth + form.at(conditions) * steps.per_ns != best.latency_ns:
             raise RuntimeError(f"defect of the planner: the cut and its form differ at {conditions}")
         if not self._exceeded(form):
             return form
-        form, doubt = self._within_budgets(terms, prices, terms.tiers)
-        if doubt:
+        form, doubt = self._within_budgets(terms, steps, terms.tiers)
+        if doubt and form.worth(conditions):
             self.gap = max(self.gap, float(doubt / form.worth(conditions)))
         return form
 
@@ -121,19 +119,19 @@ class FormProblem:
 
         ``tiers`` must let no data flow back.
         """
-        prices = self.aim.prices(conditions)
-        form = self._form(tuple(tiers), self._choices(prices))
+        steps = self._steps(conditions)
+        form = self._form(tuple(tiers), self._choices(steps))
         if not self._exceeded(form):
             return form
         try:
-            terms, fixed = self._scaled(prices), TierRanges(form.tiers, form.tiers)
-            return self._within_budgets(terms, prices, fixed)[0]
+            terms, fixed = self._scaled(steps), TierRanges(form.tiers, form.tiers)
+            return self._within_budgets(terms, steps, fixed)[0]
         except InfeasiblePlan:
             return form
 
     def matching(self, plan: Plan) -> Form:
         """The form of a plan for this model and these hosts; a codec that nothing speaks for gives way to the best."""
-        choices = self._choices(self.aim.prices(self.now))
+        choices = self._choices(self._steps(self.now))
         for hop, row in enumerate(self._options):
             for number, ways in enumerate(row):
                 named = plan.hops[hop].get(ways[0].transfer.tensor)
@@ -163,10 +161,24 @@ class FormProblem:
     def _exceeded(self, form: Form) -> list[str]:
         return self._limits.exceeded(form.tiers, form.traffic_bytes)
 
-    def _within_budgets(self, terms: Terms, prices: Prices, tiers: TierRanges) -> tuple[Form, Fraction]:
-        """A placement within them, and by how much it may be above the best one."""
-        scale = prices.scale
-        whole = [int(price * scale) for price in prices.units]
+    def _steps(self, conditions: Conditions) -> Steps:
+        return self.aim.steps(conditions, most=self._most)
+
+    def _most_weights(self) -> tuple[int, ...]:
+        """What the weights of no form exceed."""
+        hosts = range(len(self.hosts))
+        busy_ns = [sum(row[host] for row in self._compute) for host in hosts]
+        for hop, row in enumerate(self._options):
+            busy_ns[hop] += sum(max(way.encode_ns for way in ways) for ways in row)
+            busy_ns[hop + 1] += sum(max(way.decode_ns for way in ways) for ways in row)
+        handling = self._table.handling_ns(len(self._options), stays=True) or [0] * len(busy_ns)
+        busy_ns = [ns + more for ns, more in zip(busy_ns, handling, strict=True)]
+        up = [sum(max(way.bits for way in ways) for ways in row) * NS for row in self._options]
+        return (*busy_ns, *up, *(sum(self._download_bits) * NS for _ in up), *(NS for _ in up))
+
+    def _within_budgets(self, terms: Terms, steps: Steps, tiers: TierRanges) -> tuple[Form, Fraction]:
+        """A placement within them, and by how much what it is worth may be above the best one."""
+        whole = steps.units
         hosts, hops = len(self.hosts), len(self._options)
         costs = [
             [[way.cost(whole[hop], whole[hop + 1], whole[hosts + hop] * NS) for way in ways] for ways in row]
@@ -174,14 +186,14 @@ class FormProblem:
         ]
         placement, doubt = self._limits.best(terms, costs, tiers=tiers)
         form = self._form(placement.tiers, [placement.choices[hop] for hop in range(hops)])
-        return form, Fraction(doubt, scale)
+        return form, Fraction(doubt, steps.per_worth)
 
-    def _choices(self, prices: Prices) -> list[list[int]]:
+    def _choices(self, steps: Steps) -> list[list[int]]:
         """Of each hop and wire the number of the best way."""
         hosts = len(self.hosts)
         found = []
         for hop, row in enumerate(self._options):
-            near, far, per_bit = prices.units[hop], prices.units[hop + 1], prices.units[hosts + hop] * NS
+            near, far, per_bit = steps.units[hop], steps.units[hop + 1], steps.units[hosts + hop] * NS
             found.append([min([(way.cost(near, far, per_bit), i) for i, way in enumerate(ways)])[1] for ways in row])
         return found
 
@@ -221,16 +233,14 @@ class FormProblem:
         constant = dot(weights, self.aim.constants)
         return Form(tiers, sent, tuple(compute), tuple(handling), tuple(download), weights, aims, constant)
 
-    def _scaled(self, prices: Prices) -> Terms:
-        """What is wanted times the prices' scale, in whole numbers."""
-        scale = prices.scale
-        whole = [int(price * scale) for price in prices.units]
+    def _scaled(self, steps: Steps) -> Terms:
+        """What is wanted, in whole steps."""
+        whole = steps.units
         hosts, hops = len(self.hosts), len(self._options)
         up, down, trip = (whole[hosts + i * hops : hosts + (i + 1) * hops] for i in range(3))
         times = [[ns * factor for ns, factor in zip(row, whole[:hosts], strict=True)] for row in self._compute]
-        handling = [int(price * scale) for price in prices.handling]
         message, stage = (
-            [ns * price for ns, price in zip(each, handling, strict=False)]
+            [ns * price for ns, price in zip(each, steps.handling, strict=False)]
             for each in (self._table.message_ns, self._table.stage_ns)
         )
         first_stage = stage[0] if stage and self.graph.layers else 0
@@ -265,8 +275,8 @@ class _Way:
     bits: int
     transfer: Transfer
 
-    def cost(self, near: Number, far: Number, per_bit: Number) -> Number:
-        """Nanoseconds, given how many times slower both ends are, and the nanoseconds a bit."""
+    def cost(self, near: int, far: int, per_bit: int) -> int:
+        """Steps, given what a nanosecond of each end and a bit cost."""
         return self.encode_ns * near + self.decode_ns * far + self.bits * per_bit
 
 

@@ -48,10 +48,10 @@ def plan(
         ValueError: a pin or constraint names what does not exist, or the objective lacks its prices.
     """
     if exits is not None:
-        if objective is not LATENCY or constraints is not None:
+        if not objective.is_latency or constraints is not None:
             raise ValueError("a model with exits is planned for its mean latency, without other goals or constraints")
         return plan_exits(graph, profiles, topology, exits=exits, codecs=codecs, mode=mode, pins=pins)
-    if objective is not LATENCY or constraints is not None:
+    if not objective.is_latency or constraints is not None:
         given = constraints or Constraints()
         return choose(
             graph,

@@ -30,7 +30,8 @@ class Objective:
     used then. Of plans that are worth the same, the quicker one is wanted.
 
     Raises:
-        ValueError: a weight that is no finite number above 0, an unknown quantity, or nothing wanted.
+        ValueError: a weight that is no finite number above 0, an unknown quantity, nothing wanted, or a name that other
+            weights have.
     """
 
     weights: Mapping[Quantity, float]
@@ -44,11 +45,19 @@ class Objective:
                 raise ValueError(f"the weight of {quantity} must be a finite number above 0, not {weight}")
         if not self.weights and self.name != "throughput":
             raise ValueError(f"an objective weighs at least one of {', '.join(QUANTITIES)}")
+        alone = {} if self.name == "throughput" else {self.name: 1.0}
+        if self.name in UNITS and dict(self.weights) != alone:
+            raise ValueError(f"{self.name!r} is the name of the weights {alone}, not of {dict(self.weights)}")
 
     @property
     def is_throughput(self) -> bool:
         """Whether the bottleneck is what counts."""
         return not self.weights
+
+    @property
+    def is_latency(self) -> bool:
+        """Whether the seconds of a request are what counts, and nothing beside."""
+        return self.name == "latency"
 
     @property
     def unit(self) -> str:

@@ -182,3 +182,12 @@ def test_bad_input_is_one_line_and_status_2(
     printed = capsys.readouterr()
     assert (status, printed.out, len(printed.err.splitlines())) == (BAD_INPUT, "", 1)
     assert words in printed.err
+
+
+def test_what_costs_nothing_is_compared_without_shares(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    found = explained(capsys, "--link", "1Mbps/20ms", "--objective", "bytes")
+    assert found["chosen"]["worth"] == 0
+    assert main(["explain", MODEL, *HOSTS, "--link", "1Mbps/20ms", "--objective", "bytes"]) == 0
+    said = capsys.readouterr().out
+    assert "no single change brings it nearer" in said and "+0.0%" not in said
+    assert all(len(word) < 12 for word in said.split() if word.endswith("%"))
