@@ -5,22 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from splitnn.cli.sources import MODEL_HELP, open_model
-
-if TYPE_CHECKING:
-    import torch
-
-    from splitnn.graph.model import Model
-    from splitnn.tuning.compress import Judged
-    from splitnn.zoo.datasets import Samples
 
 _DESCRIPTION = """\
 Make a version of MODEL that is smaller or faster, measure on held-out data what that costs in accuracy (without labels:
@@ -32,13 +23,13 @@ prune     whole channels are taken out until --flops of the operations are left,
 distill   the model --into learns MODEL's answers
 
 With --until the layers before that tensor are compressed only, and the tail keeps its weights. The version is a model
-of its own all the same: a head never meets a tail of another version.
+of its own all the same: a head never meets a tail of another version. Exits keep their thresholds, and what they do in
+the version is counted again on the held-out data.
 
   splitnn compress efficientnet_lite0 --data photos --method int8 --out models/efficientnet_lite0/2
   splitnn compress my.models:net --data fashion-mnist --method prune --flops 0.5 --out models/net/2
   splitnn compress efficientnet_lite2 --data photos --method distill --into efficientnet_lite0 --out models/small
 """
-_TIMED = 9
 _CALIBRATION = 24
 
 
@@ -79,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         with_recipe,
     )
     from splitnn.tuning.learning import Lessons
+    from splitnn.tuning.speed import in_int8, seconds_of
     from splitnn.zoo.datasets import samples
 
     if (args.method == "distill") != bool(args.into):
@@ -119,9 +111,9 @@ def run(args: argparse.Namespace) -> int:
             version = distilled_version(base, student, train, learning, lessons=lessons, progress=progress)
             settings |= {"into": student.digest, "steps": args.steps, "samples": len(train)}
         progress(1.0, "measuring")
-        figures = _seconds({"base_latency_s": base, "latency_s": version})
+        figures = seconds_of({"base_latency_s": base, "latency_s": version})
         if args.method == "int8" and not args.until:
-            figures |= _in_int8(base, train, judged)
+            figures |= in_int8(base, train, judged)
         made = with_recipe(
             version, base, judged, own, method=args.method, settings=settings, figures=figures
         )  # fmt: skip
@@ -132,68 +124,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{args.out}: {made.digest[:12]}\n  {made.recipe}")
     return 0
-
-
-def _seconds(models: dict[str, Model]) -> dict[str, float]:
-    """CPU seconds of a run of each, interleaved, in torch on one thread."""
-    from splitnn.runtime.stage import stage
-
-    parts = {name: stage(model, model.graph.inputs, model.graph.outputs) for name, model in models.items()}
-    return _timed({name: (lambda n=name: parts[n].run(models[n].example)) for name in models})
-
-
-def _timed(ways: dict[str, Any]) -> dict[str, float]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        taken: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(_TIMED + 2):
-            for name, work in ways.items():
-                started = time.thread_time()
-                work()
-                if number >= 2:  # the first ones are slower
-                    taken[name].append(time.thread_time() - started)
-    finally:
-        torch.set_num_threads(threads)
-    return {name: median(each) for name, each in taken.items()}
-
-
-def _in_int8(base: Model, calibration: Samples, judged: Judged) -> dict[str, float]:
-    """What int8 arithmetic in ONNX Runtime loses and takes; nothing where that is not installed or cannot be."""
-    import torch
-
-    from splitnn.graph.extract import extract
-    from splitnn.tuning.drops import answers_of
-
-    try:
-        from splitnn.runtime.engines.int8 import int8_call
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            feeds = [_row(base, calibration, row) for row in range(len(calibration))]
-            call = int8_call(extract(base, base.graph.inputs, [answers_of(base)]), feeds)
-        finally:
-            torch.set_num_threads(threads)
-    except ModuleNotFoundError:
-        return {}
-    if base.graph.batch != 1:
-        return {}
-    rows = [_row(base, judged.data, row) for row in range(len(judged.logits))]
-    drop = judged.drop(torch.cat([call(*row)[0] for row in rows]))
-    timed = _timed({"onnxruntime_int8_latency_s": lambda: call(*rows[0])})
-    return {
-        "onnxruntime_int8_drop": drop.estimate,
-        "onnxruntime_int8_drop_low": drop.low,
-        "onnxruntime_int8_drop_high": drop.high,
-        **timed,
-    }
-
-
-def _row(model: Model, data: Any, row: int) -> list[torch.Tensor]:
-    return [data.inputs[name][row : row + model.graph.batch] for name in model.graph.inputs]
 
 
 def _count(text: str) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from splitnn.graph.exits import Against
-from splitnn.graph.recipe import Drop
+import numpy as np
+from numpy.typing import NDArray
+
+from splitnn.graph.exits import Against, Exits
+from splitnn.graph.recipe import NO_DROP, Drop
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,54 @@ class Calibration:
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"no calibration: {error!r}") from error
+
+
+_Z = 1.96  # of a two-sided interval of 95 %
+
+Counts = TypeVar("Counts", float, NDArray[np.float64])
+
+
+def paired_interval(lost: Counts, gained: Counts, *, samples: int, design_effect: float = 1.0) -> tuple[Counts, Counts]:
+    """The interval of 95 % of the share that is lost net, where so many samples lost their answer and gained one.
+
+    Bonett and Price's for paired shares (one change each way is added), which for agreement, where nothing can be
+    gained, is close to Wilson's. Samples of common origin say less than as many independent ones: ``design_effect`` is
+    what that multiplies the variance with. Counts are numbers or arrays of them; ends may lie beyond -1 and 1.
+    """
+    share_lost, share_gained = (lost + 1) / (samples + 2), (gained + 1) / (samples + 2)
+    centre = share_lost - share_gained
+    half = _Z * (design_effect * (share_lost + share_gained - centre**2) / (samples + 2)) ** 0.5
+    return centre - half, centre + half
+
+
+def paired_drop(lost: int, gained: int, *, samples: int, design_effect: float = 1.0) -> Drop:
+    """The mean with its ``paired_interval``, which is made to hold the mean and to lie between -1 and 1."""
+    mean = (lost - gained) / samples
+    low, high = paired_interval(float(lost), float(gained), samples=samples, design_effect=design_effect)
+    return Drop(mean, max(-1.0, min(mean, low)), min(1.0, max(mean, high)))
+
+
+def policy_drop(exits: Exits, names: Collection[str]) -> Drop:
+    """What a model loses on held-out data when only these of its exits are asked, against its last exit alone.
+
+    Where no sample leaves before that one, nothing changes, which needs no proof.
+
+    Raises:
+        ValueError: an unknown name, or none.
+    """
+    known = [each.name for each in exits.exits]
+    if not names or set(names) - set(known):
+        raise ValueError(f"a policy consists of some of the exits {known}, not {sorted(names)}")
+    asked = [at for at, name in enumerate(known) if name in names]
+    lost, gained, stays = 0, 0, True
+    for tally in exits.tallies:
+        leaves = next((at for at in asked if tally.sure[at]), asked[-1])
+        stays &= leaves == len(known) - 1
+        lost += tally.samples * (tally.right[-1] and not tally.right[leaves])
+        gained += tally.samples * (tally.right[leaves] and not tally.right[-1])
+    if stays:
+        return NO_DROP
+    return paired_drop(lost, gained, samples=exits.samples, design_effect=exits.design_effect)
 
 
 def parse_share(text: str) -> float:

@@ -22,6 +22,7 @@ Against = Literal["labels", "model"]
 """What an answer was judged by: labels, or agreement with the answer of the model's own output."""
 
 _FORMAT = "splitnn-exits-1"
+_WORDS = ("", "all", "none")  # what a request says in place of names
 _MOST_EXITS, _MOST_SAMPLES = 16, 2**48
 
 
@@ -35,6 +36,8 @@ class Exit:
     threshold: float = 0.0  # 0 answers always
 
     def __post_init__(self) -> None:
+        if self.name in _WORDS or "," in self.name or self.name != self.name.strip():
+            raise ValueError(f"no request can ask for an exit {self.name!r}: it is empty, a word of its own or a list")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"exit {self.name!r}: a temperature is a finite number above 0, not {self.temperature}")
         if not 0 <= self.threshold <= 1:
@@ -66,6 +69,7 @@ class Exits:
     tallies: tuple[Tally, ...]
     against: Against
     data: str  # name of the held-out data
+    design_effect: float = 1.0  # variance of what is counted, over that of as many samples of separate origins
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.exits]
@@ -77,6 +81,8 @@ class Exits:
             raise ValueError(f"exit {names[-1]!r} is the last: it answers always, its threshold is 0")
         if self.against not in get_args(Against):
             raise ValueError(f"exits are judged against {' or '.join(get_args(Against))}, not {self.against!r}")
+        if not (math.isfinite(self.design_effect) and self.design_effect >= 1):
+            raise ValueError(f"a design effect is a finite number from 1, not {self.design_effect}")
         for tally in self.tallies:
             if not len(tally.sure) == len(tally.right) == len(names):
                 raise ValueError(f"{len(names)} exits, but a tally of {len(tally.sure)} and {len(tally.right)}")
@@ -93,6 +99,7 @@ class Exits:
         *,
         against: Against,
         data: str,
+        design_effect: float = 1.0,
     ) -> Exits:
         """From the outcome of each sample: of each exit whether it was sure, and whether it was right."""
         found = tuple(exits)
@@ -101,7 +108,7 @@ class Exits:
             (tuple(bool(each) or at == last for at, each in enumerate(sure)), tuple(bool(each) for each in right))
             for sure, right in outcomes
         )
-        return cls(found, tuple(Tally(*key, alike[key]) for key in sorted(alike)), against, data)
+        return cls(found, tuple(Tally(*key, alike[key]) for key in sorted(alike)), against, data, design_effect)
 
     @cached_property
     def samples(self) -> int:
@@ -168,6 +175,7 @@ class Exits:
             tallies=tuple(Tally(*key, alike[key]) for key in sorted(alike)),
             against=self.against,
             data=self.data,
+            design_effect=self.design_effect,
         )
 
     def at_worst(self) -> Exits:
@@ -176,7 +184,7 @@ class Exits:
         return replace(self, tallies=(Tally(flags, flags, 1),))
 
     def check_fits(self, graph: Graph) -> None:
-        """Raises ValueError when an exit is no output of the graph that could be logits."""
+        """Raises ValueError when an exit is no output of the graph that could be logits, or they are of other classes."""
         for each in self.exits:
             if each.output not in graph.outputs or each.output not in graph.producer:
                 raise ValueError(
@@ -186,6 +194,9 @@ class Exits:
             spec = graph.tensors[each.output]
             if len(spec.shape) != 2 or not spec.dtype.startswith(("float", "bfloat")):
                 raise ValueError(f"exit {each.name!r}: logits are (N, classes) floats, not {spec.dtype} {spec.shape}")
+        classes = {each.name: graph.tensors[each.output].shape[1] for each in self.exits}
+        if len(set(classes.values())) > 1:
+            raise ValueError(f"exits answer one question, but these tell different numbers of classes apart: {classes}")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that ``from_json`` reads back to equal exits."""
@@ -197,6 +208,7 @@ class Exits:
             ],
             "against": self.against,
             "data": self.data,
+            "design_effect": self.design_effect,
             "tallies": [[_bits(tally.sure), _bits(tally.right), tally.samples] for tally in self.tallies],
         }
 
@@ -218,6 +230,7 @@ class Exits:
                 tallies=tuple(Tally(_flags(sure), _flags(right), count) for sure, right, count in data["tallies"]),
                 against=data["against"],
                 data=str(data["data"]),
+                design_effect=float(data.get("design_effect", 1.0)),  # older files have none
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not exits: {error!r}") from error

@@ -1,7 +1,7 @@
 """Exits, cut and codecs together, within one budget of accuracy.
 
-What a policy's exits cost is counted on held-out data, what a lossy codec costs was calibrated for the whole model.
-Both are added up: an upper bound as far as codecs go, because samples that leave before the hop never see one.
+What a policy's exits cost is counted on held-out data, what a lossy codec costs was calibrated for the model's last
+exit. The upper ends of both are added up. That is no bound: a codec may cost an early exit more than the last one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from splitnn.cost.accuracy import policy_drop
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan
@@ -36,6 +37,8 @@ def weigh_within(
 ) -> list[Weighed]:
     """Every policy whose exits and codecs together lose at most ``limit`` of the last exit's accuracy, best first.
 
+    What exits lose is the upper end of 95 %, as ``policy_drop`` has it; where all samples go to the last one, nothing.
+
     The best has the lowest mean latency of those in which no sample is late. ``drops`` are of the lossy ones among
     ``codecs``; see ``splitnn.planner.accuracy``, which says when the choice of codecs is exact.
 
@@ -43,7 +46,6 @@ def weigh_within(
         ProfileMismatch, ValueError: as ``plan_exits``.
         InfeasiblePlan: the pins contradict each other.
     """
-    alone = exits.right_alone[-1] / exits.samples
 
     def solve_for(aim: Exits) -> Callable[[AllowedCodecs], tuple[Plan, AllowedCodecs]]:
         def solve(allowed: AllowedCodecs) -> tuple[Plan, AllowedCodecs]:
@@ -53,7 +55,7 @@ def weigh_within(
 
     found: list[Weighed] = []
     for policy in every_policy(exits):
-        spare = limit - max(0.0, alone - policy.accuracy)
+        spare = limit - max(0.0, policy_drop(exits, [each.name for each in policy.exits]).high)
         if spare < -_ROUNDING:
             continue
         for aim in (policy, policy.at_worst()):

@@ -78,8 +78,11 @@ def begin(tensors: Mapping[str, Value], *, samples: int) -> Passage:
 
 
 def confidences(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """The probability of the largest class of each row, (N,), for ``logits`` (N, classes) over the temperature."""
-    return (logits.float() / temperature).softmax(-1).amax(-1)
+    """The probability of the largest class of each row, float64 (N,), for ``logits`` (N, classes) over the temperature.
+
+    Thresholds are chosen by the same numbers. On the CPU: not every accelerator has float64.
+    """
+    return (logits.cpu().double() / temperature).softmax(-1).amax(-1)
 
 
 def judged(passage: Passage, logits: torch.Tensor, at: Exit, *, host: str) -> Passage:

@@ -24,6 +24,7 @@ from splitnn.graph.ancestors import layers_before
 from splitnn.graph.code import Callee
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
+from splitnn.graph.naming import tensor_named
 from splitnn.runtime.compiled import TOLERANCE, difference
 from splitnn.runtime.engines.exchange import module_of, onnx_model
 from splitnn.runtime.engines.executorch import method_call, pte
@@ -47,14 +48,15 @@ class Head:
 def head_before(model: Model, cut: Sequence[str]) -> Head:
     """The layers that it takes to make these tensors, and what the others need of them.
 
+    A layer or a module stands for the tensor that it makes.
+
     Raises:
         InvalidInput: a tensor is unknown or an input, or nothing is left for the server.
     """
-    if unknown := [tensor for tensor in cut if tensor not in model.graph.tensors]:
-        raise InvalidInput(f"the model has no tensor {unknown[0]!r}; `splitnn plan` and `splitnn explain` name some")
-    if raw := [tensor for tensor in cut if tensor in model.graph.inputs]:
+    tensors = [tensor_named(model.graph, text) for text in cut]
+    if raw := [tensor for tensor in tensors if tensor in model.graph.inputs]:
         raise InvalidInput(f"{raw[0]!r} is an input of the model: before it there is no head")
-    return head_of(model, layers_before(model.graph, cut))
+    return head_of(model, layers_before(model.graph, tensors))
 
 
 def head_of(model: Model, layers: Iterable[str]) -> Head:

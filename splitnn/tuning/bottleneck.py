@@ -6,7 +6,6 @@ is a version of its own, and each of its cuts answers exactly as the whole of it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +17,7 @@ from splitnn.graph.capture import capture
 from splitnn.graph.graft import graft, tensor_values
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
+from splitnn.graph.naming import tensor_named
 from splitnn.graph.recipe import Recipe
 
 NAME = "bottleneck"
@@ -90,16 +90,16 @@ def cut_tensor(model: Model, text: str) -> str:
     """The tensor that a user named: itself, or the last one that a layer or a module makes.
 
     Raises:
-        ValueError: there is none, or it is no image-like float tensor (N, C, H, W), or no layer reads it.
+        InvalidInput: there is none, or the model has exits.
+        ValueError: it is no image-like float tensor (N, C, H, W), or no layer reads it.
     """
+    if model.exits is not None:
+        raise InvalidInput(
+            "the model has exits, which a bottleneck would change and nobody would have judged: grow it into a model "
+            "with one answer, and attach exits to that version (`splitnn exits`)"
+        )
     graph = model.graph
-    of_module = [layer for layer in graph.layers if layer.module == text or layer.module.startswith(text + ".")]
-    made: Sequence[str] = ()
-    if text not in graph.tensors:
-        made = graph.layer(text).outputs if text in graph.index else of_module[-1].outputs if of_module else ()
-        if len(made) != 1:
-            raise ValueError(f"no tensor, layer or module of the model is called {text!r}; `splitnn plan` names cuts")
-    tensor = made[0] if made else text
+    tensor = tensor_named(graph, text)
     _check(graph.tensors[tensor], tensor)
     if not graph.consumers[tensor] or tensor not in graph.producer:
         raise ValueError(f"{tensor!r} is an input or an output; a bottleneck lies between layers")

@@ -12,6 +12,7 @@ from splitnn.errors import InvalidInput
 from splitnn.graph.ancestors import layers_before
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import Drop, Recipe, Setting
+from splitnn.tuning.confidence import recounted
 from splitnn.tuning.drops import answers_of, changes, drop_of
 from splitnn.tuning.evaluation import Progress, Samples, silent, values_on
 from splitnn.tuning.int8 import int8_weights
@@ -93,7 +94,10 @@ def with_recipe(
     settings: Mapping[str, Setting],
     figures: Mapping[str, float],
 ) -> Model:
-    """The version with what made it, and what it loses on the held-out data (``own``, as the version reads them)."""
+    """The version with what made it, and what it loses on the held-out data (``own``, as the version reads them).
+
+    Exits keep their thresholds; what they do is counted again, since the tallies that came along are the base's.
+    """
     recipe = Recipe(
         method=method,
         base=base.digest,
@@ -110,7 +114,7 @@ def with_recipe(
             **figures,
         },
     )
-    return replace(version, recipe=recipe)
+    return replace(version, recipe=recipe, exits=recounted(version, own))
 
 
 def logits_on(model: Model, data: Samples, *, progress: Progress = silent) -> torch.Tensor:

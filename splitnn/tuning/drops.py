@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 
+from splitnn.cost.accuracy import paired_drop
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import Drop
-
-_Z = 1.96  # of a two-sided interval of 95 %
 
 
 def answers_of(model: Model) -> str:
@@ -48,9 +46,8 @@ def changes(whole: torch.Tensor, other: torch.Tensor, labels: torch.Tensor | Non
 def drop_of(changed: Sequence[int], origins: Sequence[str]) -> Drop:
     """The mean of ``changes`` with a 95 % interval that holds for few changes and for samples of common origin.
 
-    The interval is Bonett and Price's for paired shares (one change each way is added), which for agreement, where
-    nothing can be gained, is close to Wilson's. Samples of one origin (crops of one photo) change together: its
-    variance is multiplied by the design effect, the variance between origins over what independent samples would have.
+    The interval is ``paired_interval``. Samples of one origin (crops of one photo) change together: its variance is
+    multiplied by the design effect, the variance between origins over what independent samples would have.
 
     Raises:
         ValueError: there is no sample, or not one origin a sample.
@@ -58,17 +55,13 @@ def drop_of(changed: Sequence[int], origins: Sequence[str]) -> Drop:
     count = len(changed)
     if count < 1 or len(origins) != count:
         raise ValueError(f"a drop needs samples, each with an origin: {count} changes, {len(origins)} origins")
-    mean = sum(changed) / count
-    lost, gained = (sum(each == sign for each in changed) + 1 for sign in (1, -1))
-    share_lost, share_gained = lost / (count + 2), gained / (count + 2)
-    centre = share_lost - share_gained
-    variance = (share_lost + share_gained - centre**2) / (count + 2)
-    half = _Z * math.sqrt(variance * _design_effect(changed, origins, mean))
-    return Drop(mean, max(-1.0, min(mean, centre - half)), min(1.0, max(mean, centre + half)))
+    lost, gained = (sum(each == sign for each in changed) for sign in (1, -1))
+    return paired_drop(lost, gained, samples=count, design_effect=design_effect(changed, origins))
 
 
-def _design_effect(changed: Sequence[int], origins: Sequence[str], mean: float) -> float:
+def design_effect(changed: Sequence[int], origins: Sequence[str]) -> float:
     """Variance of the mean with whole origins drawn, over that with single samples drawn; at least 1."""
+    mean = sum(changed) / len(changed)
     residuals: dict[str, float] = defaultdict(float)
     for change, origin in zip(changed, origins, strict=True):
         residuals[origin] += change - mean

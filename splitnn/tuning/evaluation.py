@@ -10,6 +10,7 @@ import torch
 from splitnn.errors import InvalidInput
 from splitnn.graph.extract import extract
 from splitnn.graph.model import Model
+from splitnn.tuning.drops import answers_of
 
 Progress = Callable[[float, str], None]
 """Told how much of the work is done, 0 to 1, and what is being done."""
@@ -51,7 +52,11 @@ def batch_size(model: Model) -> int:
 
 
 def check_data(model: Model, data: Samples) -> None:
-    """Raises InvalidInput unless the data are of the model's inputs, as many of each, and fill its batch."""
+    """Raises InvalidInput unless the data are of the model's inputs, fill its batch, and can be judged.
+
+    As many of each input, no NaN among them, and labels as ``check_labels`` wants them. Where the model has no single
+    answer, nobody can say here how many classes there are.
+    """
     graph = model.graph
     if set(data.inputs) != set(graph.inputs):
         raise InvalidInput(f"{data.source} holds {sorted(data.inputs)}; the model reads {list(graph.inputs)}")
@@ -64,8 +69,39 @@ def check_data(model: Model, data: Samples) -> None:
             )
         if len(tensor) != len(data.origins):
             raise InvalidInput(f"{data.source}: {len(tensor)} samples of {name!r}, but {len(data.origins)} origins")
+        check_numbers(tensor, f"{data.source}: {name!r}")
     if len(data.origins) < graph.batch:
         raise InvalidInput(f"{data.source} holds {len(data.origins)} samples; the model takes {graph.batch} at once")
+    try:
+        classes = graph.tensors[answers_of(model)].shape[1]
+    except ValueError:
+        classes = None
+    check_labels(data, classes)
+
+
+def check_labels(data: Samples, classes: int | None) -> None:
+    """Raises InvalidInput unless labels, if there are any, are int64 (N,) from 0 to below ``classes`` (None: any)."""
+    labels = data.labels
+    if labels is None:
+        return
+    if labels.dtype != torch.int64 or tuple(labels.shape) != (len(data.origins),):
+        raise InvalidInput(
+            f"{data.source}: labels are int64 ({len(data.origins)},), one a sample, not {labels.dtype} "
+            f"{tuple(labels.shape)}"
+        )
+    low, high = (int(end) for end in labels.aminmax()) if len(labels) else (0, 0)
+    if low < 0 or (classes is not None and high >= classes):
+        told = "" if classes is None else f" to {classes - 1}: the model has {classes} classes"
+        raise InvalidInput(f"{data.source}: labels lie between {low} and {high}, and must be from 0{told}")
+
+
+def check_numbers(tensor: torch.Tensor, what: str) -> None:
+    """Raises InvalidInput where a tensor (N, ...) holds NaN; the message begins with ``what``."""
+    if not tensor.is_floating_point():
+        return
+    for number, row in enumerate(tensor):  # one mask of a whole data set might not fit into memory
+        if row.isnan().any():
+            raise InvalidInput(f"{what} holds NaN (sample {number}), by which nothing can be judged")
 
 
 def batches(model: Model, data: Samples) -> Iterator[dict[str, torch.Tensor]]:
@@ -83,7 +119,7 @@ def values_on(
     """What these tensors hold on all the data, by name, each (N, ...).
 
     Raises:
-        InvalidInput: the data do not fit the model.
+        InvalidInput: the data do not fit the model, or it makes NaN of them.
     """
     check_data(model, data)
     run = extract(model, model.graph.inputs, tuple(tensors))
@@ -93,4 +129,7 @@ def values_on(
         for done, batch in enumerate(batches(model, data)):
             progress(min(1.0, done / total), what)
             parts.append(tuple(value.clone() for value in run(*(batch[name] for name in model.graph.inputs))))
-    return {name: torch.cat(column) for name, column in zip(tensors, zip(*parts, strict=True), strict=True)}
+    found = {name: torch.cat(column) for name, column in zip(tensors, zip(*parts, strict=True), strict=True)}
+    for name, values in found.items():
+        check_numbers(values, f"{data.source}: what the model makes of it, {name!r},")
+    return found

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
 from splitnn.errors import InvalidInput
+from splitnn.graph.ancestors import layers_before
 from splitnn.graph.capture import capture
 from splitnn.graph.extract import extract
 from splitnn.graph.graft import graft, tensor_values
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
+from splitnn.graph.naming import tensor_named
 from splitnn.tuning.confidence import calibrate_exits
 from splitnn.tuning.evaluation import Samples, batches, check_data
 
@@ -45,11 +47,12 @@ def attach_exits(
     ``calibrate_exits`` does it. ``answer`` is the tensor of the model's logits where it has several outputs.
 
     Raises:
-        ValueError: an unknown layer or module, one whose tensor no head can read, or no thresholds keep the accuracy.
-        InvalidInput: the model's answer is not one row of logits a sample, or the data do not fit the model.
+        ValueError: a tensor that no head can read, or no thresholds keep the accuracy.
+        InvalidInput: an unknown layer or module, one twice, or a deeper one first; the model's answer is not one row of
+            logits a sample, or the data do not fit the model.
     """
     logits = _answer(model, answer)
-    tensors = [_tensor(model, layer) for layer in at]
+    tensors = _places_of(model, at)
     heads = _taught(model, tensors, logits, train, seed=seed)
     grown = model
     outputs: dict[str, str] = {}
@@ -166,12 +169,15 @@ def _answer(model: Model, answer: str | None) -> str:
     return found
 
 
-def _tensor(model: Model, text: str) -> str:
-    """What the layer makes, or the last layer of the module, of that name."""
+def _places_of(model: Model, at: Sequence[str]) -> list[str]:
+    """The tensors behind these layers or modules. Raises InvalidInput: unknown, twice, or a deeper one first."""
     graph = model.graph
-    if text in graph.index:
-        return graph.layer(text).outputs[0]
-    inside = [layer for layer in graph.layers if layer.module == text or layer.module.startswith(text + ".")]
-    if not inside:
-        raise ValueError(f"no layer or module is called {text!r} in this model; `splitnn plan` names cuts")
-    return inside[-1].outputs[0]
+    tensors = [tensor_named(graph, text) for text in at]
+    for later in range(len(tensors)):
+        for earlier in range(later):
+            one, other = at[earlier], at[later]
+            if tensors[earlier] == tensors[later]:
+                raise InvalidInput(f"an exit behind {one!r} and one behind {other!r} would be the same")
+            if graph.producer.get(tensors[later]) in layers_before(graph, [tensors[earlier]]):
+                raise InvalidInput(f"{one!r} lies behind {other!r}: name exits in the order of depth, the first first")
+    return tensors

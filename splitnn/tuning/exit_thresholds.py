@@ -7,7 +7,7 @@ spaced ranks of what was seen are taken otherwise), and the last early exit is a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,38 +17,46 @@ _CANDIDATES = 2_000  # passes over the samples, all exits that are tried togethe
 
 _Floats = npt.NDArray[np.floating[Any]]
 _Flags = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.float64]
+
+Keeps = Callable[[Numbers, Numbers], _Flags]
+"""Of pairs of counts, samples that lost the last exit's right answer and samples that gained one: which may be."""
 
 
 class _Found(NamedTuple):
     work: float
-    wrong: int
+    net: float  # lost less gained
     thresholds: tuple[float, ...]  # of the early exits from some exit on
 
 
+class _Change(NamedTuple):
+    lost: float
+    gained: float
+
+
 def choose_thresholds(
-    confidences: Sequence[_Floats], right: Sequence[_Flags], *, work: Sequence[float], least_right: int
+    confidences: Sequence[_Floats], right: Sequence[_Flags], *, work: Sequence[float], keeps: Keeps
 ) -> tuple[float, ...]:
-    """A threshold for each exit (0 for the last) with the least mean work and at least so many right answers.
+    """A threshold for each exit (0 for the last) with the least mean work, of those whose changes of answers may be.
 
     ``confidences`` are those of the early exits, (samples,) each; ``right`` says of every exit, the last one included,
     which samples it would answer rightly; ``work`` is what it costs to leave there, in any unit. Of equals the one with
     the most right answers is taken. A threshold lies half way between two confidences that were seen, so that the last
-    bit of a confidence decides nothing.
+    bit of a confidence decides nothing. Where no sample leaves early nothing changes: that may always be.
 
     Raises:
-        ValueError: no thresholds keep so many right answers; the message says how many the last exit alone has.
+        ValueError: nothing may be, and some samples are so sure (confidence 1) that they leave at every threshold.
     """
     if not len(confidences) + 1 == len(right) == len(work):
         raise ValueError(f"{len(right)} exits have {len(confidences)} early ones with confidences, {len(work)} works")
     everybody = np.arange(len(right[-1]))
     count = _CANDIDATES if len(right) <= 3 else max(2, int(_CANDIDATES ** (1 / (len(right) - 2))))
-    found = _search(confidences, right, work, everybody, len(everybody) - least_right, count)
-    if found is None:
-        alone = int(right[-1].sum())
-        raise ValueError(
-            f"no thresholds give {least_right} right answers of {len(everybody)}; the last exit alone has {alone}"
-        )
-    return (*found.thresholds, 0.0)
+    found = _search(confidences, right, work, everybody, _Change(0.0, 0.0), keeps, count)
+    if found is not None:
+        return (*found.thresholds, 0.0)
+    if any((each >= 1).any() for each in confidences):
+        raise ValueError("no thresholds keep the accuracy: confidences of 1 leave at every threshold")
+    return (*(_threshold(np.sort(each)[::-1], 0) for each in confidences), 0.0)
 
 
 def _search(
@@ -56,41 +64,42 @@ def _search(
     right: Sequence[_Flags],
     work: Sequence[float],
     rows: npt.NDArray[np.intp],
-    most_wrong: int,
+    before: _Change,
+    keeps: Keeps,
     count: int,
 ) -> _Found | None:
-    """The best thresholds for the samples ``rows``, from the first of these exits on; None when none are admissible."""
+    """The best thresholds for the samples ``rows``, from the first of these exits on; None when none are admissible.
+
+    ``before`` is what the samples that left already changed.
+    """
     if not confidences:
-        missed = len(rows) - int(right[-1][rows].sum())
-        return _Found(work[-1] * len(rows), missed, ()) if missed <= most_wrong else None
+        ok = keeps(np.array([before.lost]), np.array([before.gained]))[0]
+        return _Found(work[-1] * len(rows), before.lost - before.gained, ()) if ok else None
     order = rows[np.argsort(-confidences[0][rows], kind="stable")]
     sure = confidences[0][order]
     ends = _ends(sure)
-    wrong_here = np.concatenate(([0], np.cumsum(~right[0][order])))
+    if len(confidences) > 1 and len(ends) > count:
+        ends = ends[np.unique(np.linspace(0, len(ends) - 1, count).round().astype(int))]
+    here, last = right[0][order], right[-1][order]
+    lost = before.lost + np.concatenate(([0.0], np.cumsum(last & ~here)))[ends]
+    gained = before.gained + np.concatenate(([0.0], np.cumsum(here & ~last)))[ends]
     if len(confidences) == 1:
-        wrong_after = np.concatenate((np.cumsum(~right[1][order][::-1])[::-1], [0]))
-        wrong = (wrong_here + wrong_after)[ends]
         cost = work[0] * ends + work[1] * (len(rows) - ends)
-        admissible = np.flatnonzero(wrong <= most_wrong)
+        admissible = np.flatnonzero(keeps(lost, gained))
         if not len(admissible):
             return None
-        best = admissible[np.lexsort((wrong[admissible], cost[admissible]))[0]]
-        return _Found(float(cost[best]), int(wrong[best]), (_threshold(sure, int(ends[best])),))
-    if len(ends) > count:
-        ends = ends[np.unique(np.linspace(0, len(ends) - 1, count).round().astype(int))]
+        best = admissible[np.lexsort(((lost - gained)[admissible], cost[admissible]))[0]]
+        net = float(lost[best] - gained[best])
+        return _Found(float(cost[best]), net, (_threshold(sure, int(ends[best])),))
     found: _Found | None = None
-    for end in ends.tolist():
-        allowed = most_wrong - int(wrong_here[end])
-        if allowed < 0:
-            break
-        rest = _search(confidences[1:], right[1:], work[1:], order[end:], allowed, count)
+    for at, end in enumerate(ends.tolist()):
+        if found is not None and work[0] * end + min(work[1:]) * (len(rows) - end) > found.work:
+            continue  # even if all the others left where it costs least
+        change = _Change(float(lost[at]), float(gained[at]))
+        rest = _search(confidences[1:], right[1:], work[1:], order[end:], change, keeps, count)
         if rest is None:
             continue
-        whole = _Found(
-            work[0] * end + rest.work,
-            int(wrong_here[end]) + rest.wrong,
-            (_threshold(sure, end), *rest.thresholds),
-        )
+        whole = _Found(work[0] * end + rest.work, rest.net, (_threshold(sure, end), *rest.thresholds))
         if found is None or whole[:2] < found[:2]:
             found = whole
     return found

@@ -179,13 +179,22 @@ def _from_file(path: Path, specs: Mapping[str, TensorSpec], *, count: int, part:
             if not rows:
                 raise InvalidInput(f"{path}: none of its {total} rows falls into the part {part!r}; give more rows")
             inputs = {name: file.get_tensor(name)[rows] for name in specs}
-            found_labels = file.get_tensor("labels")[rows].long() if "labels" in names else None
+            found_labels = _labels(file.get_tensor("labels"), path)[rows] if "labels" in names else None
     except SafetensorError as error:
         raise InvalidInput(f"{path} is no safetensors file: {error}") from error
     for name, spec in specs.items():
         if str(inputs[name].dtype).removeprefix("torch.") != spec.dtype:
             raise InvalidInput(f"{path}: {name!r} is {inputs[name].dtype}; the model reads {_read(specs)}")
     return Samples(inputs, found_labels, tuple(f"{path.name} {row}" for row in rows), str(path))
+
+
+def _labels(found: torch.Tensor, path: Path) -> torch.Tensor:
+    """As int64 (N,). Raises InvalidInput: they are no whole numbers, or not one a sample."""
+    if found.dim() != 1 or found.dtype == torch.bool or found.is_floating_point() or found.is_complex():
+        raise InvalidInput(
+            f"{path}: labels are whole numbers (N,), one a sample, not {found.dtype} {tuple(found.shape)}"
+        )
+    return found.long()
 
 
 def _classes(found: Mapping[str, Path]) -> dict[str, int] | None:

@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
         patch.chdir(place)
         plain = write_files(place)
         layer = next(layer.name for layer in plain.graph.layers if layer.name.startswith("features.1"))
-        images = torch.randint(0, 256, (300, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        images = torch.randint(0, 256, (600, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         save_file({"image": images}, place / "noise.safetensors")
         given = ["exits", MODEL, "--at", layer, "--data", "noise.safetensors", "--max-accuracy-drop", "25%"]
         assert main([*given, "-o", "early"]) == 0
@@ -144,7 +144,7 @@ def test_energy_is_planned_without_exits_and_said_so(model: Model, capsys: pytes
     ("arguments", "message"),
     [
         ((MODEL, "--data", "noise.safetensors"), "has no exits"),
-        ((MODEL, "--at", "nowhere", "--data", "noise.safetensors"), "no layer or module is called 'nowhere'"),
+        ((MODEL, "--at", "nowhere", "--data", "noise.safetensors"), "no tensor, layer or module is called 'nowhere'"),
         (("early", "--data", "nowhere"), "no such folder or file"),
         (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "much"), "is no share"),
         (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "200%"), "is no share"),

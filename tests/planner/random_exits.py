@@ -19,7 +19,8 @@ def random_exit_problem(rng: random.Random, *, layers: int, tiers: int, pinned: 
     made = list(problem.graph.producer)
     chosen = rng.sample(made, min(len(made), rng.randint(1, 3)))
     graph = problem.graph
-    logits = {tensor: TensorSpec((1, rng.choice((1, 10))), "float32") for tensor in chosen}
+    classes = rng.choice((1, 10))
+    logits = {tensor: TensorSpec((1, classes), "float32") for tensor in chosen}
     outputs = (*graph.outputs, *(tensor for tensor in chosen if tensor not in graph.outputs))
     graph = replace(graph, tensors={**graph.tensors, **logits}, outputs=outputs)
     problem = replace(problem, graph=graph, pins={n: h for n, h in problem.pins.items() if n in graph.index})

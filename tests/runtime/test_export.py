@@ -110,7 +110,7 @@ def test_cut_at_one_tensor_takes_what_else_crosses_along() -> None:
 
 def test_bad_cuts_are_named(tmp_path: Path) -> None:
     model = captured("chain")
-    with pytest.raises(InvalidInput, match="no tensor 'nowhere'"):
+    with pytest.raises(InvalidInput, match="called 'nowhere'"):
         head_before(model, ["nowhere"])
     with pytest.raises(InvalidInput, match="'x' is an input"):
         head_before(model, ["x"])

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from splitnn.cli.main import main
+from splitnn.errors import InvalidInput
 from splitnn.graph.capture import capture
 from splitnn.graph.graft import tensor_values
 from splitnn.graph.model import Model
@@ -25,6 +26,7 @@ from splitnn.tuning.bottleneck import crossing_tensor, cut_tensor, patches_of, p
 from splitnn.tuning.fitting import Ground, ground, transform_basis, transform_versions
 from splitnn.tuning.training import LogisticBits, Training, _with_residual, rounded
 from splitnn.tuning.transform import transform_bottleneck
+from splitnn.zoo.sources import open_model
 
 
 class Net(nn.Module):
@@ -182,3 +184,8 @@ def test_command_writes_versions_that_check_explains(tmp_path: Path, capsys: pyt
         assert said in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*command, "--cut", "head", "--step", "-1", *again])
+
+
+def test_bottleneck_for_a_model_with_exits_is_refused_and_told_why() -> None:
+    with pytest.raises(InvalidInput, match="the model has exits"):
+        cut_tensor(open_model("fashion_exits"), "stage1")

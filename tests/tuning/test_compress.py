@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,18 @@ from splitnn.errors import InvalidInput
 from splitnn.graph import package
 from splitnn.graph.ancestors import layers_before
 from splitnn.graph.capture import capture
+from splitnn.graph.exits import Exit, Exits
+from splitnn.graph.graft import tensor_values
 from splitnn.graph.model import Model
 from splitnn.runtime.stage import stage
 from splitnn.runtime.verify import check
 from splitnn.tuning.channels import groups, moments, without
-from splitnn.tuning.compress import head_layers, int8_version
+from splitnn.tuning.compress import Judged, head_layers, int8_version, with_recipe
 from splitnn.tuning.int8 import quantised
 from splitnn.tuning.learning import Lessons, learned
 from splitnn.tuning.prune import pruned
 from splitnn.tuning.rebuild import learnable, rebuilt
+from splitnn.tuning.speed import in_int8
 from splitnn.zoo.datasets import Samples, samples
 
 
@@ -230,3 +234,45 @@ def test_bad_input_is_one_line_and_status_2(
 def make_rows() -> tuple[nn.Module, tuple[torch.Tensor]]:
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3)), (torch.randn(1, 6),)
+
+
+class TwoExits(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(6, 64), nn.Linear(64, 64), nn.Linear(64, 4)
+        self.early = nn.Linear(64, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.first(x).relu()
+        return self.early(y), self.third(self.second(y).relu())
+
+
+def test_exits_of_a_version_are_counted_again() -> None:
+    torch.manual_seed(2)
+    base = capture(TwoExits().eval(), (torch.randn(1, 6),))
+    (name,) = base.graph.inputs
+    early, last = base.graph.outputs
+    exits = [Exit("early", early, 1.0, 0.4), Exit("last", last)]
+    base = replace(base, exits=Exits.counted(exits, [((False, True), (True, True))], against="model", data="base"))
+    data = Samples({name: torch.randn(150, 6)}, torch.arange(150) % 4, tuple(map(str, range(150))), "rows")
+    version = int8_version(base)
+    made = with_recipe(version, base, Judged.by(base, data), data, method="int8", settings={}, figures={})
+    assert made.exits is not None
+    assert made.exits.exits == tuple(exits)
+    with torch.inference_mode():
+        values = tensor_values(version, [early, last], data.inputs)
+    first, second = values[early], values[last]
+    assert isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
+    left = int((first.softmax(1).amax(1) >= 0.4).sum())
+    assert 0 < left < 150
+    assert made.exits.left == (left, 150 - left)
+    labels = torch.arange(150) % 4
+    assert made.exits.right_alone == tuple(int((each.argmax(1) == labels).sum()) for each in (first, second))
+
+
+def test_int8_figures_of_onnx_runtime_are_left_out_for_a_model_of_four_samples_at_once() -> None:
+    torch.manual_seed(1)
+    base = capture(nn.Linear(6, 4), (torch.randn(4, 6),), batch="fixed")
+    (name,) = base.graph.inputs
+    data = Samples({name: torch.randn(9, 6)}, None, tuple("abcdefghi"), "rows")
+    assert in_int8(base, data, Judged.by(base, data)) == {}

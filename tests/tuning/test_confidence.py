@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from splitnn.cost.accuracy import policy_drop
 from splitnn.errors import InvalidInput
 from splitnn.graph.capture import capture
 from splitnn.graph.cascade import cascade
+from splitnn.graph.exits import Exit, Exits
 from splitnn.graph.graft import tensor_values
 from splitnn.graph.model import Model
 from splitnn.graph.package import load, save
+from splitnn.graph.recipe import NO_DROP
+from splitnn.runtime.exits import confidences
 from splitnn.runtime.verify import check
-from splitnn.tuning.confidence import calibrate_exits, confidences, temperature
+from splitnn.transport.codec import CODECS
+from splitnn.tuning.calibration import calibrate
+from splitnn.tuning.confidence import calibrate_exits, recounted, temperature
+from splitnn.tuning.drops import drop_of
 from splitnn.tuning.evaluation import values_on
 from splitnn.tuning.exit_heads import attach_exits
 from splitnn.zoo.datasets import Samples
@@ -163,16 +172,105 @@ def test_small_model_of_a_cascade_sees_the_image_in_its_own_size(seed: int) -> N
     assert check(both, random_cuts=5, seed=seed).passed
 
 
-def test_accuracy_that_nothing_meets_is_refused() -> None:
-    model = _stripes()
-    with pytest.raises(ValueError, match="no thresholds give"):
-        calibrate_exits(model, {"only": model.graph.outputs[0]}, _pictures(50, 1), max_drop=-0.1)
+def test_loss_on_other_samples_is_rarely_above_the_limit_though_few_chose_the_thresholds(attached: Model) -> None:
+    assert attached.exits is not None
+    outputs = {each.name: each.output for each in attached.exits.exits}
+    limit, answering, above = 0.08, 0, 0
+    for seed in range(12):
+        print(f"seed {seed}")
+        chosen = calibrate_exits(attached, outputs, _pictures(150, 60 + seed), max_drop=limit)
+        assert policy_drop(chosen, list(outputs)).high <= limit
+        elsewhere = recounted(replace(attached, exits=chosen), _pictures(2000, 51))
+        assert elsewhere is not None
+        print(f"lost elsewhere {1 - elsewhere.accuracy}")
+        answering += any(chosen.left[:-1])
+        above += 1 - elsewhere.accuracy > limit
+    assert answering == 12, "exits that never answer test nothing"
+    assert above <= 2  # of point estimates, most
+
+
+def test_crops_of_few_photos_prove_less_than_as_many_photos(attached: Model) -> None:
+    assert attached.exits is not None
+    outputs = {each.name: each.output for each in attached.exits.exits}
+    apart = _pictures(100, 70)
+    crops = Samples({"x": apart.inputs["x"].repeat(4, 1, 1, 1)}, None, apart.origins * 4, "crops")
+    found = calibrate_exits(attached, outputs, crops, max_drop=0.15)
+    alone = calibrate_exits(attached, outputs, apart, max_drop=0.15)
+    assert policy_drop(found, list(outputs)).high <= 0.15
+    assert sum(found.left[:-1]) / 4 <= sum(alone.left[:-1]) + 10
+    assert found.design_effect > 2 or not any(found.left[:-1])
+
+
+def test_policy_drop_is_that_of_the_samples_one_by_one(seed: int) -> None:
+    rng = random.Random(seed)
+    flags = [[rng.random() < 0.5 for _ in range(3)] for _ in range(400)]
+    rows = list(zip(flags[:200], flags[200:], strict=True))
+    exits = [Exit("a", "a", 1.0, 0.5), Exit("b", "b", 1.0, 0.5), Exit("c", "c")]
+    counted = Exits.counted(exits, rows, against="labels", data="made up")
+    for names in (["a"], ["b"], ["a", "b"], ["a", "c"], ["a", "b", "c"]):
+        kept = ["abc".index(name) for name in names]
+        changed = []
+        for sure, right in rows:
+            leaves = next((at for at in kept if sure[at]), kept[-1])
+            changed.append(int(right[2]) - int(right[leaves]))
+        found, wanted = policy_drop(counted, names), drop_of(changed, tuple(map(str, range(200))))
+        assert found.estimate == wanted.estimate
+        assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=0.001)  # of 200 origins, not 199
+    assert policy_drop(counted, ["c"]) == NO_DROP
+
+
+def test_few_samples_and_limits_that_are_no_shares_are_refused(attached: Model) -> None:
+    assert attached.exits is not None
+    outputs = {each.name: each.output for each in attached.exits.exits}
+    with pytest.raises(InvalidInput, match="fewer than 100 say nothing"):
+        calibrate_exits(attached, outputs, _pictures(3, 1), max_drop=0.5)
+    with pytest.raises(ValueError, match="a drop is a share"):
+        calibrate_exits(attached, outputs, _pictures(200, 1), max_drop=-0.1)
+
+
+def test_nothing_is_lost_where_nothing_may_be(attached: Model) -> None:
+    assert attached.exits is not None
+    outputs = {each.name: each.output for each in attached.exits.exits}
+    assert calibrate_exits(attached, outputs, _pictures(200, 1), max_drop=0.0).left == (0, 0, 200)
 
 
 def test_layers_and_answers_that_no_head_fits_are_refused() -> None:
     model = _stripes()
     train, held_out = _pictures(8, 1), _pictures(8, 2)
-    with pytest.raises(ValueError, match="no layer or module is called 'nowhere'"):
+    with pytest.raises(InvalidInput, match="no tensor, layer or module is called 'nowhere'"):
         attach_exits(model, at=["nowhere"], train=train, held_out=held_out)
     with pytest.raises(InvalidInput, match="is no output of the model"):
         attach_exits(model, at=[], answer="nothing", train=train, held_out=held_out)
+    with pytest.raises(InvalidInput, match="'second' lies behind 'first'"):
+        attach_exits(model, at=["second", "first"], train=train, held_out=held_out)
+    with pytest.raises(InvalidInput, match="would be the same"):
+        attach_exits(model, at=["first", "first"], train=train, held_out=held_out)
+
+
+def test_nan_is_refused_and_no_threshold_is_made_of_it(attached: Model) -> None:
+    assert attached.exits is not None
+    outputs = {each.name: each.output for each in attached.exits.exits}
+    data = _pictures(200, 1)
+    data.inputs["x"][17, 0, 3, 3] = torch.nan
+    with pytest.raises(InvalidInput, match=r"'x' holds NaN \(sample 17\)"):
+        calibrate_exits(attached, outputs, data, max_drop=0.5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.arange(200) % 10 + 100, "the model has 10 classes"),
+        (torch.arange(200) % 10 - 1, "must be from 0"),
+        (torch.arange(200) % 10 + 0.5, "labels are int64"),
+        (torch.zeros(200, 1, dtype=torch.int64), "labels are int64"),
+        (torch.zeros(100, dtype=torch.int64), "labels are int64"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels: Tensor, said: str) -> None:
+    model = _stripes()
+    data = replace(_pictures(200, 1), labels=labels)
+    for outputs in ({"only": model.graph.outputs[0]},):
+        with pytest.raises(InvalidInput, match=said):
+            calibrate_exits(model, outputs, data)
+    with pytest.raises(InvalidInput, match=said):
+        calibrate(model, data, codecs={"raw": CODECS["raw"]})

@@ -9,8 +9,8 @@ import torch
 
 from splitnn import zoo
 from splitnn.graph.model import Model
+from splitnn.runtime.exits import confidences
 from splitnn.runtime.verify import check
-from splitnn.tuning.confidence import confidences
 from splitnn.tuning.evaluation import values_on
 from splitnn.zoo.datasets import Samples
 from splitnn.zoo.fashion import WEIGHTS, sample_images
