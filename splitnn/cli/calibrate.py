@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from splitnn.cost.accuracy import Calibration
 from splitnn.cost.profile_file import write_profile
 
 if TYPE_CHECKING:
+    from splitnn.graph.graph import Graph
     from splitnn.transport.codec import Codec
 
 _USUAL = (
@@ -82,7 +85,20 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"model": args.model, "digest": model.digest, **calibration.to_json()}))
     else:
         _print(args.model, calibration, [str(path) for path in profiles])
+    for tensor, left_out in _left_out(model.graph, calibration, codecs).items():
+        print(f"{tensor}: {', '.join(left_out)} could not encode its values here, and are left out", file=sys.stderr)
     return 0
+
+
+def _left_out(graph: Graph, calibration: Calibration, codecs: Mapping[str, Codec]) -> dict[str, list[str]]:
+    """Of each tensor the codecs that take such tensors, but refused the values that it had."""
+    found = {
+        tensor: [
+            name for name, each in codecs.items() if each.accepts(graph.tensors[tensor]) and each.name not in measured
+        ]
+        for tensor, measured in calibration.tensors.items()
+    }
+    return {tensor: names for tensor, names in found.items() if names}
 
 
 def _codecs(names: str) -> dict[str, Codec]:

@@ -184,7 +184,7 @@ class Exits:
         return replace(self, tallies=(Tally(flags, flags, 1),))
 
     def check_fits(self, graph: Graph) -> None:
-        """Raises ValueError when an exit is no output of the graph that could be logits, or they are of other classes."""
+        """Raises ValueError when an exit is no output that could be logits, or their numbers of classes differ."""
         for each in self.exits:
             if each.output not in graph.outputs or each.output not in graph.producer:
                 raise ValueError(

@@ -25,7 +25,7 @@ from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import NO_DROP
 from splitnn.tuning.drops import answers_of, changes, drop_of
-from splitnn.tuning.evaluation import Progress, Samples, batch_size, batches, check_data, silent
+from splitnn.tuning.evaluation import Progress, Samples, batch_size, batches, check_data, check_numbers, silent
 
 
 class Codec(TensorCodec, Protocol):
@@ -52,7 +52,7 @@ def calibrate(
     A codec that refuses a tensor's values is left out for that tensor.
 
     Raises:
-        InvalidInput: the data do not fit the model.
+        InvalidInput: the data do not fit the model, or it answers NaN.
         ValueError: a tensor does not exist or does not suffice for the answer, or the model has no single answer.
     """
     check_data(model, data)
@@ -66,6 +66,7 @@ def calibrate(
     with torch.inference_mode():
         for batch in batches(model, data):
             *values, whole = (value.clone() for value in head(*(batch[name] for name in model.graph.inputs)))
+            check_numbers(whole, f"{data.source}: what the model answers")
             labels = None if data.labels is None else data.labels[seen : seen + len(whole)]
             for (tensor, trial), value in zip(trials.items(), values, strict=True):
                 progress(min(1.0, done / total), f"calibrating {tensor}")

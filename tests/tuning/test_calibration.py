@@ -161,3 +161,24 @@ def test_command_writes_the_calibration_and_its_sizes_into_the_profile(
     ):
         assert main([*command, *wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_codecs_that_refuse_the_values_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = captured("chain")
+    package = str(save(model, tmp_path / "chain"))
+    profile, data = tmp_path / "device.json", tmp_path / "data.safetensors"
+    save_file({"x": torch.full((60, 3, 12, 12), 1e6)}, data)  # beyond float16
+    assert main(["profile", package, "-o", str(profile), "--repeats", "1"]) == 0
+    capsys.readouterr()
+    assert main(["calibrate", package, "--profile", str(profile), "--data", str(data), "--codecs", "raw,fp16",
+                 "--tensors", "x"]) == 0  # fmt: skip
+    assert "x: fp16 could not encode its values here" in capsys.readouterr().err
+    assert list(Calibration.from_json(open_profile(profile).accuracy.to_json()).tensors["x"]) == ["raw"]  # type: ignore[union-attr]
+
+
+def test_models_that_answer_nan_are_refused() -> None:
+    model = captured("chain")
+    data = noise(model, 4)
+    data.inputs["x"][2] = torch.inf
+    with pytest.raises(InvalidInput, match="holds NaN"):
+        calibrate(model, data, codecs={"raw": CODECS["raw"]})
