@@ -101,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
     profiles = {host: predicted.get(host) or measured[host] for host in files}
     graph = model.graph
     goals = goals_of(args, model, topology)
+    if model.exits is not None and args.version:
+        raise ValueError("--version is for models without early exits: the exits of this one are its versions")
     pins = pins_of(goals, graph, topology) if model.exits is not None and args.pareto is None else None
     if model.exits is not None and pins is not None:
         deadline_s = goals.constraints.deadline_s
@@ -182,7 +184,8 @@ def _json(best: Plan, others: list[Option], ends: list[Option]) -> dict[str, Any
         "line": str(best),
         "predicted": {
             "compute_s": dict(zip(best.hosts, cost.compute_s, strict=True)),
-            "transfer_s": cost.transfer_s,
+            "transfer_s": cost.transfer_s,  # with handling
+            "handling_s": dict(zip(best.hosts, cost.handling_s or (0.0,) * len(best.hosts), strict=True)),
             "total_s": cost.latency_s,
         },
         "transfers": [transfer._asdict() for transfer in cost.transfers],
@@ -234,9 +237,11 @@ def _report(
                 f"  {'':<{width}}  {'':>11}     {rates}, round trip {1e3 * (up.latency_s + down.latency_s):g} ms{used}"
             )
     parts = [f"{host} {seconds * 1e3:.2f}" for host, seconds in zip(best.hosts, cost.compute_s, strict=True)]
-    rest = f"transfer {cost.transfer_s * 1e3:.2f}, of it round trips {cost.round_trip_s * 1e3:.2f}"
+    handling_s = sum(cost.handling_s)
     lines.append(
-        f"predicted {cost.latency_s * 1e3:.2f} ms: {', '.join(parts)}, {rest} and results {cost.download_s * 1e3:.2f}"
+        f"predicted {cost.latency_s * 1e3:.2f} ms: {', '.join(parts)}, "
+        f"transfer {(cost.transfer_s - handling_s) * 1e3:.2f}, of it round trips {cost.round_trip_s * 1e3:.2f} "
+        f"and results {cost.download_s * 1e3:.2f}, handling of messages and stages {handling_s * 1e3:.2f}"
     )
     errors = [f"{host} {found.error:.1%}" for host, found in profiles.items() if found.error is not None]
     if errors:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 from splitnn.graph.graph import Graph
 from splitnn.planner.conditions import Conditions, Form
 
-PART_NAMES = ("device", "encode", "wire", "round trip", "decode", "cloud", "download")
+PART_NAMES = ("device", "encode", "wire", "round trip", "decode", "cloud", "download", "handling")
 
 
 class Parts(NamedTuple):
     """Where the seconds of one request go, with two hosts; in the order of time.
 
-    What messages and stages cost however large they are counts as the host's own time.
+    Handling is what messages and stages cost at both hosts however large they are.
     """
 
     device_s: float
@@ -24,20 +24,23 @@ class Parts(NamedTuple):
     decode_s: float
     cloud_s: float
     download_s: float
+    handling_s: float
 
     @classmethod
     def of(cls, form: Form, conditions: Conditions) -> Parts:
         """The parts of a form's latency."""
         near, far = conditions.slowdown
         device_ns, cloud_ns, bits, _, round_trips = form.weights
+        handling_ns = form.handling_ns[0] * near + form.handling_ns[1] * far
         return cls(
-            device_s=float((form.compute_ns[0] + form.handling_ns[0]) * near) * 1e-9,
+            device_s=float(form.compute_ns[0] * near) * 1e-9,
             encode_s=float((device_ns - form.compute_ns[0] - form.handling_ns[0]) * near) * 1e-9,
             wire_s=float(bits * conditions.up[0]) * 1e-9,
             round_trip_s=float(round_trips * conditions.round_trip_s[0]) * 1e-9,
             decode_s=float((cloud_ns - form.compute_ns[1] - form.handling_ns[1]) * far) * 1e-9,
-            cloud_s=float((form.compute_ns[1] + form.handling_ns[1]) * far) * 1e-9,
+            cloud_s=float(form.compute_ns[1] * far) * 1e-9,
             download_s=float(form.download_bits[0] * conditions.down[0]),
+            handling_s=float(handling_ns) * 1e-9,
         )
 
 

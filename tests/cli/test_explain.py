@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from splitnn.cli.main import BAD_INPUT, main
 from splitnn.cli.sources import open_profile
 from splitnn.cost.network import Host, Link, Topology, format_rate
+from splitnn.cost.profile_file import write_profile as write_profile_file
 from splitnn.graph.model import Model
 from splitnn.planner.min_cut import plan
 from splitnn.planner.plan import Plan
@@ -82,6 +86,27 @@ def test_parts_add_up_and_the_chosen_plan_is_the_planners(model: Model, capsys: 
         assert option["latency_s"] >= found["chosen"]["latency_s"]
     alone = {tuple(sorted({*option["tiers"]})) for option in (found["chosen"], *found["others"])}
     assert {(0,), (1,)} <= alone, "no cut at all is always weighed"
+
+
+def test_plan_and_explain_print_the_same_parts(
+    model: Model, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    link, hosts = "400kbps/20ms", []
+    for host in ("device", "cloud"):
+        handled = replace(open_profile(f"{host}.json"), stage_s=3e-3, message_s=5e-4)
+        write_profile_file(tmp_path / f"{host}.json", handled)
+        hosts += [f"--{host}", str(tmp_path / f"{host}.json")]
+    assert main(["explain", MODEL, *hosts, "--link", link, "--json"]) == 0
+    parts = json.loads(capsys.readouterr().out)["chosen"]["parts"]
+    assert main(["plan", MODEL, *hosts, "--link", link]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("predicted"))
+    shown = dict(re.findall(r"(device|cloud|transfer|stages) ([0-9.]+)", line))
+    assert parts["handling_s"] >= 3e-3
+    assert float(shown["stages"]) == pytest.approx(parts["handling_s"] * 1e3, abs=0.006)
+    assert float(shown["device"]) == pytest.approx(parts["device_s"] * 1e3, abs=0.006)
+    assert float(shown["cloud"]) == pytest.approx(parts["cloud_s"] * 1e3, abs=0.006)
+    between = sum(parts[f"{name}_s"] for name in ("encode", "wire", "round_trip", "decode", "download"))
+    assert float(shown["transfer"]) == pytest.approx(between * 1e3, abs=0.006)
 
 
 def test_bytes_to_win_make_the_alternative_as_quick(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
