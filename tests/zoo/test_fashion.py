@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from splitnn import zoo
+from splitnn.cost.accuracy import policy_drop
 from splitnn.graph.model import Model
 from splitnn.runtime.exits import confidences
 from splitnn.runtime.verify import check
@@ -56,3 +57,8 @@ def test_exits_are_right_on_images_they_were_not_trained_on(model: Model) -> Non
 
 def test_cuts_between_exits_hold(model: Model, seed: int) -> None:
     assert check(model, random_cuts=5, seed=seed).passed
+
+
+def test_shipped_thresholds_lose_at_most_what_their_script_allows(model: Model) -> None:
+    assert model.exits is not None
+    assert policy_drop(model.exits, [each.name for each in model.exits.exits]).high <= 0.0041
