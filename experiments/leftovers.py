@@ -1,4 +1,4 @@
-"""Names that say whose they are, and the removal of what dead owners left: namespaces, control groups, processes.
+"""Names that say whose they are, and the removal of what dead owners left: namespaces, control groups, files.
 
 ``python -m experiments.leftovers`` removes them by hand; every link and host does at its start.
 """
@@ -9,14 +9,18 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import signal
+import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _NAMESPACES = Path("/run/netns")
 _CGROUPS = Path("/sys/fs/cgroup")
+_SCRATCH = Path(tempfile.gettempdir())
 _OURS = re.compile(r"splitnn-([0-9]+)-[0-9a-f]{6}-[A-Za-z0-9._-]+")
 
 
@@ -25,8 +29,19 @@ def owned_name(what: str) -> str:
     return f"splitnn-{os.getpid()}-{secrets.token_hex(3)}-{what}"
 
 
+@contextlib.contextmanager
+def scratch_folder(what: str) -> Iterator[Path]:
+    """A fresh folder for files that are not worth keeping, removed at the end."""
+    folder = _SCRATCH / owned_name(what)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep() -> list[str]:
-    """End the processes of, and remove, every namespace and control group whose owner is dead; what was removed.
+    """End the processes of, and remove, every namespace, group and scratch folder of a dead owner; what was removed.
 
     Leaves alone what belongs to living processes and what it may not remove.
     """
@@ -37,6 +52,10 @@ def sweep() -> list[str]:
     for group in _abandoned(_folders(_CGROUPS)):
         if remove_cgroup(group):
             removed.append(str(group))
+    for folder in _abandoned(path for path in _SCRATCH.iterdir() if _is_our_folder(path)):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            removed.append(str(folder))
     return removed
 
 
@@ -87,6 +106,15 @@ def wait_until(claim: Callable[[], bool], *, limit_s: float) -> bool:
 def _abandoned(paths: Iterator[Path]) -> list[Path]:
     named = ((path, _OURS.fullmatch(path.name)) for path in paths)
     return [path for path, match in named if match and is_dead(int(match[1]))]
+
+
+def _is_our_folder(path: Path) -> bool:
+    """Not a link to one, and not another user's."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _folders(top: Path) -> Iterator[Path]:

@@ -19,17 +19,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from experiments.machine import machine
 from experiments.overhead_ways import WAYS
 from experiments.process_setup import set_up_process
 
@@ -67,21 +65,6 @@ def cpu_seconds(pid: int) -> float:
 
 def size_text(size: int) -> str:
     return f"{size // 2**20} MB" if size >= 2**20 else f"{size // 2**10} KB"
-
-
-def machine() -> dict[str, str]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    congestion = Path("/proc/sys/net/ipv4/tcp_congestion_control")
-    return {
-        "commit": commit.stdout.strip() or "unknown",
-        "cores": str(os.cpu_count()),
-        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
-        "kernel": platform.release(),
-        "tcp": congestion.read_text().strip() if congestion.exists() else "unknown",
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("grpcio", "protobuf", "torch")},
-        "event_loop": asyncio.get_event_loop_policy().__class__.__module__.partition(".")[0],
-    }
 
 
 def summary(samples: Samples) -> list[dict[str, float]]:
@@ -139,7 +122,8 @@ def main() -> None:
         for server in servers.values():
             server.terminate()
             server.communicate(timeout=10)
-    rows, about = summary(samples), machine()
+    loop = asyncio.get_event_loop_policy().__class__.__module__.partition(".")[0]
+    rows, about = summary(samples), machine() | {"event_loop": loop}
     print_table(rows, about)
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": about, "rounds": rounds, "rows": rows}, indent=1) + "\n")

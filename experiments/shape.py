@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from splitnn.cost.network import format_rate
-
 Side = Literal["device", "server"]
 Method = Literal["netem", "tbf+relay", "proxy"]
 METHODS: tuple[Method, ...] = ("netem", "tbf+relay", "proxy")
@@ -26,14 +24,17 @@ class Shape:
     def __post_init__(self) -> None:
         if not all(math.isfinite(rate) and rate > 0 for rate in (self.up_bps, self.down_bps)):
             raise ValueError(f"rates must be finite and above 0 bit/s, not {self.up_bps} and {self.down_bps}")
-        if not (math.isfinite(self.rtt_s) and 0 <= self.jitter_s <= self.rtt_s / 2):
+        if not (math.isfinite(self.rtt_s) and self.rtt_s >= 0):
+            raise ValueError(f"a round trip must be finite and at least 0 s, not {self.rtt_s}")
+        if not 0 <= self.jitter_s <= self.rtt_s / 2:
             raise ValueError(f"jitter ({self.jitter_s} s) must lie between 0 and half the round trip ({self.rtt_s} s)")
         if not 0 <= self.loss < 1:
             raise ValueError(f"loss is a share from 0 to below 1, not {self.loss}; use block() for an outage")
 
     def __str__(self) -> str:
         rest = f" jitter {self.jitter_s * 1e3:g} ms" * bool(self.jitter_s) + f" loss {self.loss:.2%}" * bool(self.loss)
-        return f"{format_rate(self.up_bps)}:{format_rate(self.down_bps)}/{self.rtt_s * 1e3:g}ms{rest}"
+        rates = dict.fromkeys((self.up_bps, self.down_bps))
+        return f"{':'.join(map(_exact, rates))}/{self.rtt_s * 1e3:g}ms{rest}"
 
 
 class EmulatedLink(Protocol):
@@ -60,3 +61,11 @@ class EmulatedLink(Protocol):
 
     def heal(self) -> None:
         """End of the outage."""
+
+
+def _exact(rate_bps: float) -> str:
+    """``18.88Mbps``: every digit that was given, since links that differ must not look alike."""
+    for unit, bps in (("Gbps", 1e9), ("Mbps", 1e6), ("kbps", 1e3)):
+        if rate_bps >= bps:
+            return f"{rate_bps / bps:.12g}{unit}"
+    return f"{rate_bps:.12g}bps"

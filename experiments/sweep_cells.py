@@ -83,9 +83,7 @@ class Cell:
     is_calibrated: bool
     ways: tuple[Measured, ...]
     load: float  # runnable threads of the machine meanwhile
-    switches_bps: tuple[
-        float, ...
-    ] = ()  # rates of the link at which the planner would change plans, at this round trip
+    switches_bps: tuple[float, ...] = ()  # where the planner would change plans, at this round trip
     notes: tuple[str, ...] = field(default=())
     about: Mapping[str, str] = field(default_factory=dict)  # commit, machine and date of the run that measured it
 
@@ -179,7 +177,9 @@ def measure_cell(
 def _contends(way: Way, requests: Mapping[str, Sequence[dict[str, Any]]]) -> bool:
     medians_s = {
         name: statistics.median(float(each["total_s"]) - float(each["choose_s"]) for each in found)
-        for name, found in requests.items()
+        for name, found in (
+            (name, [each for each in found if "degraded" not in each]) for name, found in requests.items()
+        )
         if found
     }
     mine_s = medians_s.get(way.plan.id)

@@ -38,6 +38,7 @@ class Subject:
     folder: Path  # holds the package ``folder/name`` and nothing else
     examples: tuple[Path, ...]
     weights: str  # "real" or "random"
+    content: str = "the example that was profiled"  # or the names of the photos in the requests
 
 
 def prepare(
@@ -57,17 +58,19 @@ def prepare(
     )
     found = with_handling(measured)
     requests: list[Mapping[str, Any]] = [model.name_inputs(*inputs)]
+    content = Subject.content
     entry = next((entry for entry in zoo.models() if entry.name == name), None)
     if photos and model.graph.inputs == ("image",) and entry is not None:
         views = zoo.photos(entry.side)
         requests = [{"image": torch.from_numpy(views[photo])[None]} for photo in photos]
+        content = ", ".join(photos)
     whole = stage(model, model.graph.inputs, model.graph.outputs)
     examples = []
     for number, request in enumerate(requests):
         examples.append(scratch / f"{name}-{number}.safetensors")
         with torch.inference_mode():
             save_example(examples[-1], request, whole.run(request))
-    return Subject(name, model, found, folder, tuple(examples), entry.weights if entry else "unknown")
+    return Subject(name, model, found, folder, tuple(examples), entry.weights if entry else "unknown", content)
 
 
 class Deployment:
@@ -93,6 +96,10 @@ class Deployment:
             self.method = f"device {device.method}; server " + (
                 "at full speed" if cloud.slowdown != 1 else cloud.method
             )
+            self.shares: dict[str, str] = {  # of a core, as they came out
+                "device_share": f"{device_share:g}" + " (scaled)" * (device.slowdown != 1),
+                "server_share": "full speed" if cloud.slowdown != 1 else f"{server_share:g}",
+            }
             server_slowdown = 1.0 if cloud.slowdown != 1 else 1 / server_share
             self.profiles: Mapping[str, Profile] = {
                 "device": subject.profile.scaled(1 / device_share, host="device"),

@@ -10,13 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sweep_cells import Cell, Measured
-from experiments.sweep_ways import AGENT, BASELINES, CLOUD_RAW, COMPRESSED, DEVICE, PLANNED
+from experiments.sweep_ways import (
+    AGENT,
+    BASELINES,
+    CLOUD_RAW,
+    COMPRESSED,
+    DEVICE,
+    NEUROSURGEON,
+    NEUROSURGEON_CODED,
+    PLANNED,
+    STATIC,
+)  # fmt: skip
 
+_ABOUT = ("commit", "processor", "link_method", "hosts_method", "device_share", "server_share", "content")
 _LEAST_S = 0.02  # predictions count for latencies above it,
 _SLOW_BPS = 20e6  # and the overhead on links up to this
 ENDS = (DEVICE, COMPRESSED)
 """What nobody should be slower than: everything here, and everything there with the input as a user would send it."""
 
+_SPEEDUPS = {
+    "device": DEVICE, "cloud": COMPRESSED, "cloud_raw": CLOUD_RAW, "neurosurgeon": NEUROSURGEON,
+    "neurosurgeon_with_codecs": NEUROSURGEON_CODED, "static": STATIC,
+}  # fmt: skip
 _PARTS = ("head_s", "encode_s", "network_s", "decode_s", "tail_s", "local_tail_s", "queue_s", "cloud_queue_s")
 
 
@@ -25,13 +40,16 @@ def rows_of(cells: Iterable[Cell], about: Mapping[str, str]) -> list[dict[str, A
     return [_row(cell, way) | dict(about) | dict(cell.about) for cell in cells for way in cell.ways]
 
 
-def requests_of(cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """One row for each request."""
+def requests_of(cells: Iterable[Cell], about: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row for each request; ``degraded`` and ``failed`` say why one did not go its way."""
     return [
-        {"model": cell.model, **_link(cell), "roles": "; ".join(way.roles), **request}
+        {"model": cell.model, **_link(cell), "roles": "; ".join(way.roles), "plan_id": way.plan.id}
+        | request
+        | dict(about)
+        | dict(cell.about)
         for cell in cells
         for way in cell.ways
-        for request in (*way.requests, *way.degraded)
+        for request in (*way.requests, *way.degraded, *({"failed": failure} for failure in way.failures))
     ]
 
 
@@ -54,7 +72,8 @@ def headline(cells: Sequence[Cell]) -> dict[str, float | None]:
     """The figures that steer the project. None where nothing was measured that they rest on.
 
     Of the plan that the agent follows by itself; ``planned_`` figures are of the plan that the planner makes from the
-    profile and the stated link alone. Loss and regret are fractions: 0.02 is 2 % slower.
+    profile and the stated link alone. Loss and regret are fractions: 0.02 is 2 % slower. Cells where every request of
+    the agent's own way failed or was degraded have no such figures: ``cells_without_choice`` counts them.
     """
     chosen = [(cell, way) for cell in cells if (way := cell.chosen)]
     regrets = _regrets(cells, AGENT)
@@ -81,17 +100,23 @@ def headline(cells: Sequence[Cell]) -> dict[str, float | None]:
     figures["overhead_share"] = _or_none(statistics.median, overheads)
     figures["overhead_share_worst"] = _or_none(max, overheads)
     figures["overhead_share_without_coding"] = _or_none(statistics.median, without_coding)
-    for name, role in (("device", DEVICE), ("cloud", COMPRESSED), ("cloud_raw", CLOUD_RAW)):
+    for name, role in _SPEEDUPS.items():
         ratios = [other.p50_s / way.p50_s for cell, way in chosen if (other := cell.find(role))]
         for word, figure in (("min", min), ("median", statistics.median), ("max", max)):
             figures[f"speedup_vs_{name}_{word}"] = _or_none(figure, ratios)
     figures["worst_loss_vs_any_baseline"] = _or_none(max, _losses(chosen, BASELINES))
     figures["worst_loss_vs_both_ends"] = _or_none(max, _losses(chosen, ENDS))
     figures["cells"] = len(cells)
+    figures["cells_without_choice"] = len(without_choice(cells))
     figures["requests"] = sum(len(way.requests) for cell in cells for way in cell.ways)
     figures["requests_degraded"] = sum(len(way.degraded) for cell in cells for way in cell.ways)
     figures["requests_failed"] = sum(len(way.failures) for cell in cells for way in cell.ways)
     return figures
+
+
+def without_choice(cells: Iterable[Cell]) -> list[str]:
+    """Which cells have no figure of the agent's own choice, and why."""
+    return [f"{cell.model} over {cell.shape}: {_why_not(cell)}" for cell in cells if cell.chosen is None]
 
 
 def cross_fitted_regret(cell: Cell) -> float | None:
@@ -109,20 +134,23 @@ def cross_fitted_regret(cell: Cell) -> float | None:
     return statistics.mean(losses)
 
 
-def summary_lines(cells: Sequence[Cell], figures: Mapping[str, float | None]) -> list[str]:
-    """One line for each model and link, then the headline figures."""
-    lines = [
+def summary_lines(cells: Sequence[Cell], figures: Mapping[str, float | None], about: Mapping[str, str]) -> list[str]:
+    """Where and how it was measured, one line for each model and link, then the headline figures."""
+    measured = [dict(cell.about) for cell in cells] or [{}]
+    lines = [f"{name}: {', '.join(values)}" for name in _ABOUT if (values := _values([*measured, about], name))]
+    lines += [
+        "",
         f"{'model':<19} {'link':<15} {'agent':>8} {'predicted':>9} {'oracle':>8} {'regret':>7} "
-        f"{'device':>8} {'raw':>8} {'jpeg':>8} {'neuro':>8} {'n+codec':>8} {'static':>8}  what the agent chose"
+        f"{'device':>8} {'raw':>8} {'jpeg':>8} {'neuro':>8} {'n+codec':>8} {'static':>8}  what the agent chose",
     ]
     for cell in cells:
         chosen, oracle = cell.chosen, cell.oracle
         if chosen is None or oracle is None:
-            lines.append(f"{cell.model:<19} {_words(cell):<15} not measured: {'; '.join(cell.notes)}")
+            lines.append(f"{cell.model:<19} {cell.shape!s:<15} no figure of the agent's choice: {_why_not(cell)}")
             continue
         others = " ".join(_ms(cell.find(role)) for role in BASELINES)
         lines.append(
-            f"{cell.model:<19} {_words(cell):<15} {_ms(chosen)} {chosen.number('predicted_s') * 1e3:9.0f} "
+            f"{cell.model:<19} {cell.shape!s:<15} {_ms(chosen)} {chosen.number('predicted_s') * 1e3:9.0f} "
             f"{_ms(oracle)} {chosen.p50_s / oracle.p50_s - 1:7.1%} {others}  {choice_in_words(chosen)}"
             + ("" if cell.is_calibrated else "  (link off its rate)")
         )
@@ -141,6 +169,20 @@ def choice_in_words(way: Measured) -> str:
     if not on_device:
         return f"cloud ({codecs})"
     return f"{on_device} of {len(way.plan.tiers)} layers, {codecs} {way.plan.predicted.sent_bytes / 1e3:.1f} kB"
+
+
+def _values(abouts: Iterable[Mapping[str, str]], name: str) -> list[str]:
+    return list(dict.fromkeys(about[name] for about in abouts if name in about))
+
+
+def _why_not(cell: Cell) -> str:
+    own = [way for way in cell.ways if AGENT in way.roles]
+    if not own:
+        return "; ".join((*cell.notes, "it answered no request that left the choice to it"))
+    failures = [failure for way in own for failure in way.failures]
+    degraded = [str(request["degraded"]) for way in own for request in way.degraded]
+    reasons = "; ".join(dict.fromkeys((*failures, *degraded)))[:200]
+    return f"{len(failures)} requests failed, {len(degraded)} were degraded: {reasons}"
 
 
 def _row(cell: Cell, way: Measured) -> dict[str, Any]:
@@ -185,11 +227,12 @@ def _row(cell: Cell, way: Measured) -> dict[str, Any]:
 
 def _link(cell: Cell) -> dict[str, Any]:
     shape = cell.shape
-    return {"up_bps": shape.up_bps, "rtt_s": shape.rtt_s, "link_within_3_percent": cell.is_calibrated}
-
-
-def _words(cell: Cell) -> str:
-    return f"{cell.shape.up_bps / 1e6:g}Mbps/{cell.shape.rtt_s * 1e3:g}ms"
+    return {
+        "up_bps": shape.up_bps,
+        "down_bps": shape.down_bps,
+        "rtt_s": shape.rtt_s,
+        "link_within_3_percent": cell.is_calibrated,
+    }
 
 
 def _ms(way: Measured | None) -> str:

@@ -13,7 +13,7 @@ from experiments.sweep_cells import Cell, Measured
 from splitnn.planner.plan import Plan
 
 _FILE = "cells.jsonl"
-_MAY_DIFFER = ("models", "links")  # between the runs of one sweep: what it covers, not how it is measured
+_MAY_DIFFER = ("models",)  # between the runs of one sweep; links decide the static cut and what the planner expects
 
 
 class Store:
@@ -22,27 +22,33 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._path = folder / _FILE
 
+    @property
+    def exists(self) -> bool:
+        """Whether a sweep has begun here."""
+        return self._path.is_file()
+
     def load(self, setup: Mapping[str, Any]) -> list[Cell]:
-        """The cells of earlier runs, in their order; none when there were none. A line that was cut off is none.
+        """The cells of earlier runs, in their order; none when there were none. A last line that was cut off is none.
 
         Raises:
-            ValueError: they were measured in another way than ``setup`` says.
+            ValueError: they were measured in another way than ``setup`` says, or a line is not one of a sweep's.
         """
-        if not self._path.exists():
+        if not self.exists:
             return []
         cells = []
-        for line in self._path.read_text().splitlines():
+        for number, line in enumerate(_whole_lines(self._path.read_bytes()), 1):
             try:
                 written = json.loads(line)
-            except ValueError:
-                continue
-            if different := [name for name, value in _fixed(setup).items() if written["setup"].get(name) != value]:
+                known, cell = dict(written["setup"]), _cell(written)
+            except (ValueError, KeyError, TypeError) as wrong:
+                raise ValueError(f"{self._path}, line {number}: not a cell of a sweep ({wrong!r})") from wrong
+            if different := [name for name, value in _fixed(setup).items() if known.get(name) != value]:
                 raise ValueError(f"the cells in {self._path.parent} were measured with other {', '.join(different)}")
-            cells.append(_cell(written))
+            cells.append(cell)
         return cells
 
     def add(self, cell: Cell, setup: Mapping[str, Any]) -> None:
-        """Write one more."""
+        """Write one more, in the place of a line that was cut off."""
         written = {
             "setup": _fixed(setup),
             "about": dict(cell.about),
@@ -63,8 +69,15 @@ class Store:
                 for way in cell.ways
             ],
         }
-        with self._path.open("a") as file:
-            file.write(json.dumps(written) + "\n")
+        with self._path.open("ab") as file:
+            if file.tell():
+                file.truncate(sum(map(len, _whole_lines(self._path.read_bytes()))))
+            file.write(json.dumps(written).encode() + b"\n")
+
+
+def _whole_lines(text: bytes) -> list[bytes]:
+    """With their ends; without a last line that has none, since its writer was killed."""
+    return [line for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def _fixed(setup: Mapping[str, Any]) -> dict[str, Any]:

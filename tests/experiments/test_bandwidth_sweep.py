@@ -1,6 +1,7 @@
 """The sweep: its arithmetic on made-up cells, its choice of ways, and a quick run of the real thing."""
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -14,10 +15,20 @@ from typing import Any
 import pytest
 
 from experiments.shape import METHODS, Method, Shape
-from experiments.sweep_cells import Cell, Measured, measure_cell, topology_of
-from experiments.sweep_report import cross_fitted_regret, headline, overhead_s, rows_of, summary_lines, write_csv
+from experiments.sweep_cells import Cell, Measured, _contends, measure_cell, topology_of
+from experiments.sweep_report import (
+    cross_fitted_regret,
+    headline,
+    overhead_s,
+    requests_of,
+    rows_of,
+    summary_lines,
+    without_choice,
+    write_csv,
+)
+from experiments.sweep_setup import shape_of
 from experiments.sweep_store import Store
-from experiments.sweep_ways import AGENT, COMPRESSED, DEVICE, NEUROSURGEON, Planning, Way, ways_over
+from experiments.sweep_ways import AGENT, BASELINES, COMPRESSED, DEVICE, NEUROSURGEON, Planning, Way, ways_over
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
 from splitnn.planner.envelope import compute_envelope
@@ -134,7 +145,7 @@ def test_a_way_that_was_never_measured_keeps_its_row(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["p50_s"] for row in rows] == ["1.0", ""]
     assert {row["commit"] for row in rows} == {"abc"}
-    assert any("regret_mean" in line for line in summary_lines(cells, headline(cells)))
+    assert any("regret_mean" in line for line in summary_lines(cells, headline(cells), {}))
 
 
 class FakeAgent:
@@ -209,15 +220,79 @@ def test_an_interrupted_sweep_knows_its_cells_again(tmp_path: Path) -> None:
     store, setup = Store(tmp_path), {"rounds": 5, "models": ("m",), "codecs": ("raw", "png")}
     cells = [cell(measured([AGENT], [1.0, 2.0], tiers=2), measured(["rival"], [])), cell(measured([DEVICE], [3.0]))]
     assert store.load(setup) == []
-    for each in cells:
-        store.add(each, setup)
+    store.add(cells[0], setup)
     with (tmp_path / "cells.jsonl").open("a") as file:
         file.write('{"setup": {"rou')  # killed while it wrote
+    assert len(store.load(setup)) == 1
+    store.add(cells[1], setup)
     again = store.load(setup | {"models": ("m", "other")})
     assert rows_of(again, {}) == rows_of(cells, {})
     assert headline(again) == headline(cells)
     with pytest.raises(ValueError, match="other rounds"):
         store.load(setup | {"rounds": 7})
+
+
+def test_a_line_that_is_no_cell_is_refused_where_it_does_not_end_the_file(tmp_path: Path) -> None:
+    store, setup = Store(tmp_path), {"rounds": 5}
+    store.add(cell(measured([AGENT], [1.0])), setup)
+    for line in ("{", "[]", '{"setup": {"rounds": 5}}'):
+        with (tmp_path / "cells.jsonl").open("a") as file:
+            file.write(line + "\n")
+        with pytest.raises(ValueError, match=r"line 2: not a cell"):
+            store.load(setup)
+        whole = (tmp_path / "cells.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "cells.jsonl").write_text(whole[0])
+
+
+def test_cells_over_other_links_are_not_mixed_since_links_decide_the_static_cut(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.add(cell(measured([AGENT], [1.0])), {"links": ("1Mbps/10ms", "2Mbps/10ms"), "models": ("m",)})
+    with pytest.raises(ValueError, match="other links"):
+        store.load({"links": ("1Mbps/10ms",), "models": ("m",)})
+
+
+def test_links_that_differ_in_any_digit_look_different_and_are_read_back() -> None:
+    for text in ("18.88Mbps/40ms", "18.94Mbps/40ms", "18.8812Mbps/0ms", "2Mbps:20Mbps/40ms", "0.5kbps/10ms"):
+        shape = shape_of(text)
+        assert shape_of(str(shape)) == shape
+    assert str(shape_of("18.88Mbps/40ms")) == "18.88Mbps/40ms"
+
+
+def test_a_cell_whose_own_way_failed_is_counted_and_named_and_its_requests_are_rows() -> None:
+    lost = dataclasses.replace(measured([AGENT], []), failures=("deadline exceeded", "deadline exceeded"))
+    cells = [cell(lost, measured([DEVICE], [1.0], tiers=1)), cell(measured([AGENT, DEVICE], [1.0]))]
+    figures = headline(cells)
+    assert figures["cells_without_choice"] == 1
+    assert without_choice(cells) == ["m over 1Mbps/20ms: 2 requests failed, 0 were degraded: deadline exceeded"]
+    assert any("2 requests failed" in line for line in summary_lines(cells, figures, {}))
+    rows = requests_of(cells, {"commit": "abc", "link_method": "netem"})
+    assert [row.get("failed") for row in rows] == ["deadline exceeded"] * 2 + [None] * 2
+    assert {(row["commit"], row["link_method"], row["down_bps"]) for row in rows} == {("abc", "netem", 1e6)}
+
+
+def test_there_is_a_speedup_over_every_baseline() -> None:
+    others = [measured([role], [float(n)], tiers=n % 3) for n, role in enumerate(BASELINES, 2)]
+    figures = headline([cell(measured([AGENT], [1.0]), *others)])
+    medians = {name: figure for name, figure in figures.items() if name.startswith("speedup") and "median" in name}
+    assert sorted(figure for figure in medians.values() if figure is not None) == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+
+
+def test_the_summary_says_how_it_was_measured() -> None:
+    about = {"commit": "abc-dirty", "link_method": "proxy", "server_share": "full speed"}
+    cells = [dataclasses.replace(cell(measured([AGENT], [1.0])), about=about)]
+    text = "\n".join(summary_lines(cells, headline(cells), {"commit": "def"}))
+    assert all(words in text for words in ("commit: abc-dirty, def", "link_method: proxy", "server_share: full speed"))
+
+
+def test_what_was_finished_without_the_cloud_ends_no_other_ways_turns() -> None:
+    found = ways(planning_of(chain(50, 10, 400, 2, 8)))
+    way, given_up = Way(found[DEVICE], (DEVICE,)), found["cloud png"]
+    requests: dict[str, list[dict[str, Any]]] = {
+        way.plan.id: [{"total_s": 1.0, "choose_s": 0.0}],
+        given_up.id: [{"total_s": 0.1, "choose_s": 0.0, "degraded": "too slow"}],
+    }
+    assert _contends(way, requests)
+    assert not _contends(Way(given_up, ("cloud png",)), requests)
 
 
 @pytest.mark.slow

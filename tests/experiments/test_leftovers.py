@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from experiments.leftovers import is_dead, owned_name, remove_cgroup, sweep, wait_until
+from experiments.leftovers import is_dead, owned_name, remove_cgroup, scratch_folder, sweep, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,6 +84,27 @@ def test_a_sweep_leaves_the_living_alone(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("experiments.leftovers.remove_cgroup", removed.append)
     sweep()
     assert removed == [dead]
+
+
+def test_scratch_files_of_the_dead_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    monkeypatch.setattr("experiments.leftovers._CGROUPS", tmp_path / "none")
+    monkeypatch.setattr("experiments.leftovers._NAMESPACES", tmp_path / "none")
+    monkeypatch.setattr("experiments.leftovers._SCRATCH", tmp_path)
+    dead = tmp_path / f"splitnn-{gone.pid}-0a1b2c-sweep"
+    (dead / "package").mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = tmp_path / f"splitnn-{gone.pid}-0a1b2d-sweep"
+    link.symlink_to(elsewhere)
+    with scratch_folder("sweep") as mine:
+        assert sweep() == [str(dead)]
+        assert not dead.exists()
+        assert elsewhere.exists()
+        assert mine.is_dir()
+        (mine / "package").write_text("")
+    assert not mine.exists()
 
 
 def test_removing_a_group_that_is_gone_is_no_error(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_proxy_is_not_passed_off_as_a_link_with_losses() -> None:
     [{"up_bps": 0.0}, {"down_bps": float("nan")}, {"rtt_s": -1.0}, {"jitter_s": 0.2}, {"loss": 1.0}, {"loss": -0.1}],
 )
 def test_no_link_has_a_shape_of_nonsense(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"rates|jitter|loss"):
+    with pytest.raises(ValueError, match=r"rates|round trip must|jitter|loss"):
         Shape(**({"up_bps": 1e6, "down_bps": 1e6, "rtt_s": 0.1} | wrong))
 
 

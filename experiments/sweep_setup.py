@@ -1,0 +1,151 @@
+"""What a sweep covers and how thoroughly: defaults, the command line, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from experiments.shape import METHODS, Method, Shape
+from experiments.sweep_store import Store
+from splitnn import zoo
+from splitnn.cost.network import parse_link
+from splitnn.transport.codec import CODECS
+
+_MODELS = (
+    "efficientnet_lite0", "minilm_l6", "resnet18", "resnet50", "vgg16", "alexnet", "googlenet", "mobilenet_v2",
+    "squeezenet1_1", "densenet121", "vit_b_16", "swin_t",
+)  # fmt: skip
+_RATES = ("0.13Mbps", "1.1Mbps", "5.85Mbps", "18.88Mbps", "50Mbps", "100Mbps")  # the first four are those of DADS
+_ROUND_TRIPS = ("10ms", "40ms", "100ms")
+_CODECS = ("raw", "fp16", "int8", "int8+zstd", "png", "jpeg90")
+_CORES_FOR_SHARES = 0.75  # of the machine's: with more, quotas stop being kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What to sweep, and how thoroughly."""
+
+    models: tuple[str, ...] = _MODELS
+    links: tuple[str, ...] = tuple(f"{rate}/{rtt}" for rtt in _ROUND_TRIPS for rate in _RATES)
+    device_share: float = 0.1
+    server_share: float = 1.0
+    codecs: tuple[str, ...] = _CODECS
+    rounds: int = 5
+    rivals: int = 3  # best cuts elsewhere that the oracle may choose from
+    way_s: float = 6.0  # of each way in a cell: slow ones get fewer requests
+    profiling_s: float = 10.0
+    photos: tuple[str, ...] = ()  # () sends the example that was profiled
+    methods: tuple[Method, ...] = METHODS
+    off_target: Literal["left out", "labelled"] = "left out"  # what becomes of links that are off their rate
+    cell_s: float = 10.0  # what a cell takes as a rule
+
+    def minutes(self, *, known: int = 0) -> float:
+        """A guess at what it will take when so many cells are known already."""
+        models, links = len(self.models), len(self.links)
+        left = max(0, models * links - known)
+        models_left = math.ceil(left / links)
+        return (links * 8 + models_left * (30 + 2 * self.profiling_s) + left * self.cell_s) / 60
+
+
+QUICK = Setup(
+    models=("efficientnet_lite0", "squeezenet1_1"),
+    links=("1.1Mbps/10ms", "18.88Mbps/40ms", "50Mbps/10ms"),
+    device_share=0.2,
+    server_share=0.8,
+    rounds=3,
+    rivals=1,
+    way_s=1.5,
+    profiling_s=3.0,
+    off_target="labelled",
+    cell_s=10.0,
+)
+
+
+def shape_of(text: str) -> Shape:
+    """A link as text, whose rates count Ethernet frames."""
+    up, down = parse_link(text)
+    return Shape(up.bandwidth_bps, down.bandwidth_bps, rtt_s=up.latency_s + down.latency_s)
+
+
+def parse(argv: Sequence[str] | None, *, description: str) -> tuple[Setup, argparse.Namespace]:
+    """What to sweep, and ``output``, ``resume`` and ``json``. Leaves the program where that is nonsense."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.bandwidth_sweep", description=description)
+    parser.add_argument("--quick", action="store_true", help="two models, three links, about two minutes")
+    parser.add_argument("--models", type=_words, metavar="A,B", help=f"of the zoo (default {','.join(_MODELS)})")
+    parser.add_argument("--links", type=_words, metavar="A,B", help="such as 1.1Mbps/10ms,2Mbps:20Mbps/40ms")
+    parser.add_argument("--device-share", type=float, metavar="X", help="of a core (default 0.1)")
+    parser.add_argument("--server-share", type=float, metavar="X", help="of a core (default 1)")
+    parser.add_argument("--codecs", type=_words, metavar="A,B", help=f"allowed (default {','.join(_CODECS)})")
+    parser.add_argument("--rounds", type=int, metavar="N", help="requests of each way (default 5)")
+    parser.add_argument("--rivals", type=int, metavar="N", help="best cuts elsewhere, for the oracle (default 3)")
+    parser.add_argument("--profiling-s", type=float, metavar="S", help="for each model (default 10)")
+    parser.add_argument("--photos", type=_words, metavar="A,B", help="requests carry these, not the profiled example")
+    parser.add_argument("--methods", type=_words, metavar="A,B", help=f"of emulating the link: {', '.join(METHODS)}")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="a folder of its own under experiments/results/")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the sweep in this folder")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the headline figures there too")
+    options = parser.parse_args(argv)
+    given = {name: value for name, value in vars(options).items() if value is not None and name in vars(QUICK)}
+    base = QUICK if options.quick else Setup()
+    setup = Setup(**(vars(base) | given))
+    try:
+        _check(setup)
+        _check_folders(options)
+    except ValueError as wrong:
+        parser.error(str(wrong))
+    return setup, options
+
+
+def _check(setup: Setup) -> None:
+    """Raises ValueError for what cannot be swept."""
+    for what in ("models", "links", "methods", "codecs"):
+        if not getattr(setup, what):
+            raise ValueError(f"--{what} names none")
+    shapes = [shape_of(link) for link in setup.links]
+    for what, names in (("links", shapes), ("models", setup.models)):
+        if len(set(names)) < len(names):
+            raise ValueError(f"--{what} names one twice")
+    _check_known("the zoo has no model", setup.models, {entry.name for entry in zoo.models()})
+    _check_known("no link is emulated by", setup.methods, METHODS)
+    _check_known("there is no codec", setup.codecs, CODECS)
+    if setup.photos:
+        _check_known("the zoo has no photo", setup.photos, zoo.photos(8))
+    for amount in (setup.device_share, setup.server_share, setup.rounds, setup.profiling_s):
+        if not (math.isfinite(amount) and amount > 0):
+            raise ValueError(f"shares, rounds and seconds must be above 0, not {amount}")
+    if setup.rivals < 0:
+        raise ValueError(f"--rivals must be at least 0, not {setup.rivals}")
+    at_most = _CORES_FOR_SHARES * (os.cpu_count() or 1)
+    if setup.device_share + setup.server_share > at_most:
+        raise ValueError(f"the shares add up to more than {at_most:g} of this machine's {os.cpu_count()} cores")
+
+
+def _check_known(complaint: str, names: Iterable[str], known: Iterable[str]) -> None:
+    known = sorted(known)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=12, cutoff=0.3) or known[:12]
+            raise ValueError(f"{complaint} {name!r}; there are {', '.join(near)}" + " ..." * (len(near) < len(known)))
+
+
+def _check_folders(options: argparse.Namespace) -> None:
+    if options.resume is not None and options.output is not None:
+        raise ValueError("--resume writes into the folder that it resumes: --output has no place beside it")
+    if options.resume is not None and not Store(options.resume).exists:
+        raise ValueError(f"there is no sweep to go on with in {options.resume}")
+    if options.output is not None and Store(options.output).exists:
+        raise ValueError(f"there is a sweep in {options.output} already; --resume goes on with it")
+    if options.output is not None and options.output.exists() and not options.output.is_dir():
+        raise ValueError(f"{options.output} is no folder")
+    if options.json is not None and (not os.access(options.json.absolute().parent, os.W_OK) or options.json.is_dir()):
+        raise ValueError(f"{options.json} cannot be written")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
