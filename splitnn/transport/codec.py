@@ -9,7 +9,7 @@ raw               the tensor's memory, lossless; ``shuffle`` the same, byte by b
 mask              which elements are not zero, and these, lossless
 entropy           int8 and uint8 under a range coder, lossless
 fp16, bf16        halves
-int8              256 steps from minimum to maximum of each channel
+int8              256 steps from minimum to maximum of each channel of each sample
 int6 4 3 2        so many bits, a clipping range (least squared error) for each channel of each sample; then:
   t                 one range for the sample
   r, p              the range from minimum to maximum, or all but the outermost 0.1 % each way
@@ -25,6 +25,7 @@ png, webp         an image (N, H, W, 3), lossless; ``jpeg90`` (``jpeg98f``: with
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Protocol
@@ -35,11 +36,12 @@ from splitnn.graph.graph import TensorSpec
 from splitnn.transport.entropy import Entropy
 from splitnn.transport.evenstep import EvenStep
 from splitnn.transport.image import ImageCodec
-from splitnn.transport.layout import Payload
-from splitnn.transport.lowbit import Clip, LowBit, Rows
-from splitnn.transport.quantize import Bf16, Fp16, Int8
+from splitnn.transport.layout import Layout, Payload
+from splitnn.transport.lowbit import UNPACKING_BYTES, Clip, LowBit, Rows
+from splitnn.transport.quantize import BF16, FP16, Int8
 from splitnn.transport.raw import Raw, Zstd
 from splitnn.transport.sparse import Mask, Masked16, Shuffled
+from splitnn.transport.symbols import decoding_bytes
 
 
 class Codec(Protocol):
@@ -88,9 +90,9 @@ class Codec(Protocol):
 def _forms() -> Iterator[Codec]:
     yield from (Raw(), Zstd("zstd", Raw()), Zstd("raw+fast", Raw(), level=-5), Zstd("shuffle+zstd", Shuffled()))
     yield from (Mask(), Entropy())
-    for half in (Fp16(), Bf16()):
+    for half in (FP16, BF16):
         yield from (half, Zstd(f"{half.name}+zstd", half))
-    yield Masked16(Fp16())
+    yield Masked16(FP16)
     yield from (Int8(), Zstd("int8+zstd", Int8()))
     for bits in (6, 4, 3, 2):
         yield from _low_bits(bits)
@@ -128,6 +130,15 @@ USUAL: Mapping[str, Codec] = MappingProxyType(
     }
 )  # fmt: skip
 """Those that a profile measures unless others are named: each takes its time on every tensor of a model."""
+
+
+def working_bytes(name: str, layout: Layout) -> int:
+    """Memory that decoding such a tensor takes beside its bytes, while it lasts; 0 for codecs that need little."""
+    found = CODECS.get(name)
+    form = found.inner if isinstance(found, Zstd) else found
+    if isinstance(form, LowBit) and form.symbols == "packed":
+        return UNPACKING_BYTES * math.prod(layout.plane_shape)
+    return decoding_bytes(layout.plane_shape) if isinstance(form, (Entropy, EvenStep, LowBit)) else 0
 
 
 def codec(name: str) -> Codec:

@@ -25,7 +25,7 @@ Exchange = Callable[[Integers, NDArray[np.uint8]], Integers]
 distributions that they have."""
 
 ROW_SCALES = 20  # every other spread; row scale 0 has no symbols but its centre
-_GROUPS = 4
+GROUPS = 4
 _UNIT = 256  # of liveliness
 _LEAST_SPREAD = np.float32(0.04)
 _DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
@@ -74,7 +74,7 @@ def visit(differences: Integers, scales: Integers, exchange: Exchange, *, trust:
     activity = np.zeros((samples, height, width), dtype=np.int64)
     lively_rows = np.zeros(samples, dtype=np.int64)
     weights = np.concatenate(([0], np.round(_UNIT / (mean_sizes()[: 2 * ROW_SCALES : 2] + 0.1)))).astype(np.int64)
-    for start, end in pairwise(sorted({channels * part // _GROUPS for part in range(_GROUPS + 1)})):
+    for start, end in pairwise(sorted({channels * part // GROUPS for part in range(GROUPS + 1)})):
         sample, channel = np.nonzero(scales[:, start:end])
         if not len(sample):
             continue

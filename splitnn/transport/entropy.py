@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
+from splitnn.transport.dtypes import check_dtype
 from splitnn.transport.layout import Layout, Payload, name_of
 from splitnn.transport.symbols import pack, packed_bytes, unpack
 
@@ -38,14 +38,14 @@ class Entropy:
 
     def encode(self, tensor: torch.Tensor) -> Payload:
         dtype = name_of(tensor.dtype)
-        _check(self.name, dtype)
+        check_dtype(self.name, dtype, _DTYPES)
         planes = Layout.of(tensor).planes(tensor).numpy()
         return pack(planes if dtype == "int8" else _moved(planes))
 
     def decode(
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
-        _check(self.name, dtype)
+        check_dtype(self.name, dtype, _DTYPES)
         layout = Layout(shape, strides)
         symbols = unpack(payload, layout.plane_shape)
         return layout.from_planes(torch.from_numpy(symbols if dtype == "int8" else _moved(symbols)))
@@ -54,8 +54,3 @@ class Entropy:
 def _moved(symbols: NDArray[Any]) -> NDArray[Any]:
     """From uint8 to int8 and back: 128 is 0."""
     return (symbols.view(np.uint8) ^ np.uint8(0x80)).view(np.int8 if symbols.dtype == np.uint8 else np.uint8)
-
-
-def _check(codec: str, dtype: str) -> None:
-    if dtype not in _DTYPES:
-        raise CodecError(f"codec {codec} takes {' or '.join(_DTYPES)}, not {dtype}")

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
+from splitnn.transport.dtypes import FLOATS, as_dtype, check_dtype
 from splitnn.transport.layout import Layout, Payload, dtype_named, name_of
-from splitnn.transport.lowbit import FLOATS, as_dtype, check_float, float_planes
+from splitnn.transport.lowbit import float_planes
 from splitnn.transport.symbols import pack, packed_bytes, unpack
 
 _MOST = 127  # steps from 0
@@ -80,7 +81,7 @@ class EvenStep:
     def decode(
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
-        check_float(self.name, dtype)
+        check_dtype(self.name, dtype)
         layout = Layout(shape, strides)
         plane_shape = layout.plane_shape
         side_bytes = _STEP_BYTES * plane_shape[0] * (math.prod(plane_shape) > 0)

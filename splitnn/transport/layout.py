@@ -43,7 +43,8 @@ class Layout:
             raise CodecError(f"strides {self.strides} do not fit the shape {self.shape}")
         if min(self.shape, default=0) < 0 or min(self.strides, default=0) < 0:
             raise CodecError(f"a shape or stride is negative: {self.shape}, {self.strides}")
-        if max(math.prod(self.shape), self.span) > _MAX_EXTENT:
+        # A dimension of 0 must not hide the others: torch and numpy multiply them all the same.
+        if max(math.prod(max(1, size) for size in self.shape), self.span, *self.strides) > _MAX_EXTENT:
             raise CodecError(f"shape {self.shape} with strides {self.strides} is too large for any tensor")
 
     @classmethod
@@ -61,8 +62,7 @@ class Layout:
         """Elements of storage from the first to the last one of the tensor, gaps included."""
         if not self.strides or self.elements == 0:
             return self.elements
-        strides = self.strides or _contiguous(self.shape)
-        return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, strides, strict=True))
+        return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
     @cached_property
     def order(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
+from splitnn.transport.dtypes import FLOATS, as_dtype, check_dtype
 from splitnn.transport.layout import Layout, Payload, dtype_named, name_of
 from splitnn.transport.symbols import pack, packed_bytes, unpack
 
@@ -24,8 +25,6 @@ Clip = Literal["mse", "range", "percentile"]
 
 Rows = Literal["channel", "sample"]
 
-FLOATS = ("float32", "float64", "float16", "bfloat16")
-
 _LARGEST = struct.Struct("<f")  # the sample's largest step
 _A_ROW_BYTES = 2  # a step as so many eighths of an octave below the largest, and where the range starts
 _OCTAVE = 8
@@ -33,6 +32,7 @@ _LOW_UNITS = 2  # the range starts at a whole number of half steps, -128 to 127
 _SHRINKS = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.5, 0.4)  # of the half of the range on one side of the mean
 _SAMPLE = 512  # elements of a row that a clipping range is judged by
 _OUTERMOST = 0.001
+UNPACKING_BYTES = 16  # an element, while its bits are taken apart
 _TINY = 1e-30  # a step is never smaller
 _MOST = 1e18  # of absolute values: their squares are float32
 
@@ -99,7 +99,7 @@ class LowBit:
     def decode(
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
-        check_float(self.name, dtype)
+        check_dtype(self.name, dtype)
         layout = Layout(shape, strides)
         plane_shape = layout.plane_shape
         side_bytes = self._side_bytes(layout)
@@ -161,23 +161,11 @@ def float_planes(codec: str, tensor: torch.Tensor) -> torch.Tensor:
     Raises:
         CodecError: its dtype is no floating-point one, or a value is not finite.
     """
-    check_float(codec, name_of(tensor.dtype))
+    check_dtype(codec, name_of(tensor.dtype))
     planes = Layout.of(tensor).planes(tensor).float()
     if planes.numel() and not bool(torch.stack(torch.aminmax(planes)).abs().max() < _MOST):
         raise CodecError(f"{codec} needs finite values below {_MOST:.0e}; use raw or zstd")
     return planes
-
-
-def as_dtype(values: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Single precision as another floating-point dtype; what it cannot hold becomes its largest finite value."""
-    most = min(torch.finfo(dtype_named(dtype)).max, torch.finfo(torch.float32).max)
-    return values.clamp_(-most, most).to(dtype_named(dtype))
-
-
-def check_float(codec: str, dtype: str) -> None:
-    """Raises CodecError: it is no dtype that lossy codecs take."""
-    if dtype not in FLOATS:
-        raise CodecError(f"codec {codec} takes {' or '.join(FLOATS)}, not {dtype}")
 
 
 def _least_error(

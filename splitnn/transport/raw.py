@@ -40,7 +40,7 @@ class Raw:
     def decode(
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
-        if not strides and dtype != "bool" and min(shape, default=0) >= 0:
+        if len(payload) and not strides and dtype != "bool" and min(shape, default=0) >= 0:
             return tensor_over(payload, shape, dtype_named(dtype))  # the usual case, quickly
         layout = Layout(shape, strides)
         compact = tensor_over(payload, layout.compact_shape, dtype_named(dtype))

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
+from splitnn.transport.dtypes import FLOATS, check_dtype
 from splitnn.transport.layout import Layout, Payload, dtype_named, name_of, tensor_over
 from splitnn.transport.raw import FixedSize, Raw
 
+_NUMBERS = (*FLOATS, "int8", "uint8", "int16", "int32", "int64")
 _WORDS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -31,13 +33,13 @@ class Mask:
     size_is_exact: bool = False
 
     def accepts(self, spec: TensorSpec) -> bool:
-        return spec.dtype in ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "int32", "int64")
+        return spec.dtype in _NUMBERS
 
     def encoded_bytes(self, spec: TensorSpec) -> int:
         return (math.prod(spec.shape) + 7) // 8 + spec.size_bytes
 
     def encode(self, tensor: torch.Tensor) -> Payload:
-        _check(self, name_of(tensor.dtype))
+        check_dtype(self.name, name_of(tensor.dtype), _NUMBERS)
         words = _words(Raw().encode(tensor), tensor.dtype.itemsize)
         is_some = words != 0
         return b"".join((np.packbits(is_some).tobytes(), words[is_some].tobytes()))
@@ -45,7 +47,7 @@ class Mask:
     def decode(
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
-        _check(self, dtype)
+        check_dtype(self.name, dtype, _NUMBERS)
         layout = Layout(shape, strides)
         count, itemsize = math.prod(layout.compact_shape), dtype_named(dtype).itemsize
         mask_bytes = (count + 7) // 8
@@ -94,7 +96,7 @@ class Shuffled:
 
 @dataclass(frozen=True, slots=True)
 class Masked16:
-    """Half precision, and of that only what is not zero: ``Mask`` over the halves that ``Fp16`` sends."""
+    """Half precision, and of that only what is not zero: ``Mask`` over the halves that ``Half`` sends."""
 
     half: FixedSize
     name: str = "fp16+mask"
@@ -122,8 +124,3 @@ class Masked16:
 
 def _words(payload: Payload, itemsize: int) -> NDArray[Any]:
     return np.frombuffer(payload, dtype=_WORDS[itemsize])
-
-
-def _check(codec: Mask, dtype: str) -> None:
-    if not codec.accepts(TensorSpec((), dtype)):
-        raise CodecError(f"codec {codec.name} takes numbers of up to eight bytes, not {dtype}")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitnn.errors import CodecError
-from splitnn.transport.contexts import NARROWINGS, ROW_SCALES, TRUSTS, Integers, nearest_trust, visit
+from splitnn.transport.contexts import GROUPS, NARROWINGS, ROW_SCALES, TRUSTS, Integers, nearest_trust, visit
 from splitnn.transport.distributions import (
     QUARTERS,
     SPREADS,
@@ -143,6 +143,13 @@ def _surprise(written: list[_Part]) -> float:
 def packed_bytes(elements: int) -> int:
     """The most bytes that so many symbols take."""
     return elements + 1 if elements else 0
+
+
+def decoding_bytes(shape: Shape) -> int:
+    """At most so much memory is held while symbols of that shape are decoded."""
+    samples, channels, height, width = shape
+    at_once = samples * -(-channels // GROUPS) * (height + 2) * (width + 2)  # elements of a group, with a border
+    return 12 * math.prod(shape) + 8 * samples * height * width + 12 * at_once
 
 
 def unpack(payload: bytes | memoryview, shape: Shape) -> NDArray[np.int8]:

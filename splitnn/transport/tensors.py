@@ -20,7 +20,7 @@ from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.graph.graph import DTYPE_BYTES, TensorSpec
 from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import Limits
-from splitnn.transport.codec import CODECS, codec
+from splitnn.transport.codec import CODECS, codec, working_bytes
 from splitnn.transport.contents import dtype_of, typed_contents, wire_datatype
 from splitnn.transport.layout import Layout, Payload, name_of, strides_of
 from splitnn.transport.wire import LONGEST_REST_BYTES, delimiter, take_apart
@@ -138,7 +138,7 @@ class Described:
     spec: TensorSpec  # shape and dtype; "int" for a plain integer
     strides: tuple[int, ...]
     codec: str
-    decoded_bytes: int  # in memory, gaps of the strides included
+    decoded_bytes: int  # in memory, gaps of the strides and what decoding takes included
 
 
 def described(descriptions: list[memoryview]) -> list[Described]:
@@ -176,7 +176,8 @@ def _read_description(description: bytes) -> Described:
             if spec != TensorSpec(shape, "int64") or layout.elements != 1:
                 raise CodecError(f"a plain integer is one INT64, not {dtype} of shape {shape}")
             spec = TensorSpec((), "int")
-        return Described(name, spec, layout.strides, texts.get("codec") or "raw", decoded_bytes)
+        chosen = texts.get("codec") or "raw"
+        return Described(name, spec, layout.strides, chosen, decoded_bytes + working_bytes(chosen, layout))
     except CodecError as error:
         raise CodecError(f"tensor {name!r}: {error}") from error
 
