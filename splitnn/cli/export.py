@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from splitnn.runtime.export import export, head_before
 
     model = open_model(args.model)
-    head = head_before(model, args.cut.split(",")) if args.cut else _planned(model, args.plan)
+    head = _planned(model, args.plan) if args.cut is None else head_before(model, args.cut.split(","))
     name = args.name or _name_of(args.model)
     try:
         manifest = export(model, head, args.out, format=args.format, name=name)
@@ -101,7 +102,15 @@ def _planned(model: Model, path: Path) -> Head:
     )  # fmt: skip
     if plan.model != model.digest:
         raise ValueError(f"{path} is a plan of model {plan.model[:12]}, not {model.digest[:12]}")
-    return head_of(model, plan.layers[0])
+    head = head_of(model, plan.layers[0])
+    for tensor in head.crossing:
+        if (chosen := plan.hops[0].get(tensor, "raw")) != "raw":
+            print(
+                f"{path} sends {tensor} as {chosen}; the manifest says raw, which any client can send: the upload "
+                "takes longer than was planned",
+                file=sys.stderr,
+            )
+    return head
 
 
 def _name_of(model: str) -> str:

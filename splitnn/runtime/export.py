@@ -22,6 +22,7 @@ import torch
 from splitnn.errors import EngineMismatch, InvalidInput
 from splitnn.graph.ancestors import layers_before
 from splitnn.graph.code import Callee
+from splitnn.graph.exits import Exit
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
 from splitnn.graph.naming import tensor_named
@@ -135,6 +136,8 @@ def export(model: Model, head: Head, directory: str | Path, *, format: str, name
 def _manifest(model: Model, head: Head, *, name: str, version: str) -> dict[str, Any]:
     graph = model.graph
     inside = set(head.stage.outputs)
+    exits = model.exits.exits if model.exits is not None else ()
+    last = exits[-1] if exits else None
     asked = [tensor for tensor in dict.fromkeys(graph.outputs) if tensor not in head.results]
     return {
         "format": _FORMAT,
@@ -148,6 +151,7 @@ def _manifest(model: Model, head: Head, *, name: str, version: str) -> dict[str,
             "batch": graph.batch,
         },
         "results_of_the_head": list(head.results),
+        "exits_of_the_head": [_rule(each, is_last=each is last) for each in exits if each.output in head.results],
         "server": {
             "protocol": _PROTOCOL,
             "request": {
@@ -164,6 +168,18 @@ def _manifest(model: Model, head: Head, *, name: str, version: str) -> dict[str,
             },
             "response": "raw_output_contents, in the order of the response's own outputs; little-endian, row-major",
         },
+    }
+
+
+def _rule(exit: Exit, *, is_last: bool) -> dict[str, Any]:
+    """When a device may answer by itself; nothing is sent for a sample that it answers."""
+    sure = "always" if is_last else "max(softmax(logits / temperature)) >= threshold"
+    return {
+        "name": exit.name,
+        "output": exit.output,
+        "temperature": exit.temperature,
+        "threshold": exit.threshold,
+        "answers": sure,
     }
 
 

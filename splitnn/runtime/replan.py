@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from splitnn.cost.accuracy import policy_drop
 from splitnn.cost.estimate import Codecs, tabulate
 from splitnn.cost.expected import expected_cost
 from splitnn.cost.network import Topology, format_rate
@@ -71,10 +72,10 @@ def decide(
 ) -> Decision:
     """Keep the current plan, which was followed for ``held_s``, or change to the best one.
 
-    With an ``allowance`` lossy codecs are used within it, instead of ``codecs``.
-
-    With ``exits`` that is the one with the lowest mean latency by their measured shares. Either way the plan that is
-    returned is priced for a request that goes all the way: what one needs that has not left yet.
+    With an ``allowance`` lossy codecs are used within it, instead of ``codecs``. With ``exits`` the best plan has the
+    lowest mean latency by their measured shares, and what they lose (``policy_drop``, its upper end) is taken from the
+    allowance first: where it is all gone, no codec is lossy. The plan that is returned is priced for a request that
+    goes all the way: what one needs that has not left yet.
 
     Raises:
         ProfileMismatch: a host has no profile, or one of another model.
@@ -83,7 +84,7 @@ def decide(
     profiles, topology = conditions.profiles, conditions.topology
     if exits is not None:
         mean = expected_cost(graph, current.placement, profiles, topology, exits=exits, codecs=current.codecs)
-        best = plan_exits(graph, profiles, topology, exits=exits, codecs=codecs)
+        best = _best_with_exits(graph, conditions, exits, codecs=codecs, allowance=allowance)
         usual = replace(current, predicted=mean)
         decision = weigh(usual, best, held_s=held_s, policy=policy, circumstances=str(conditions))
         return replace(decision, plan=reprice(decision.plan, graph, conditions))
@@ -92,6 +93,17 @@ def decide(
     else:
         best = allowance.best(lambda each: best_plan(graph, profiles, topology, codecs=each), graph.tensors)
     return weigh(current, best, held_s=held_s, policy=policy, circumstances=str(conditions))
+
+
+def _best_with_exits(
+    graph: Graph, conditions: Conditions, exits: Exits, *, codecs: Codecs, allowance: Allowance | None
+) -> Plan:
+    profiles, topology = conditions.profiles, conditions.topology
+    if allowance is None:
+        return plan_exits(graph, profiles, topology, exits=exits, codecs=codecs)
+    lost = max(0.0, policy_drop(exits, [each.name for each in exits.exits]).high)
+    rest = replace(allowance, limit=max(0.0, allowance.limit - lost))
+    return rest.best(lambda each: plan_exits(graph, profiles, topology, exits=exits, codecs=each), graph.tensors)
 
 
 def weigh(current: Plan, best: Plan, *, held_s: float, policy: Policy, circumstances: str = "") -> Decision:

@@ -140,6 +140,18 @@ def test_exits_fit_a_graph_whose_outputs_they_are() -> None:
         Exits.counted([Exit("one", "b")], [([True], [True])], against="labels", data="none").check_fits(GRAPH)
 
 
+def test_exits_of_different_numbers_of_classes_fit_no_graph() -> None:
+    graph = replace(GRAPH, tensors={**GRAPH.tensors, "logits2": TensorSpec((1, 7), "float32")})
+    with pytest.raises(ValueError, match="different numbers of classes"):
+        EXITS.check_fits(graph)
+
+
+@pytest.mark.parametrize("name", ["", "all", "none", "one,two", " one"])
+def test_exit_that_no_request_can_ask_for_has_no_name(name: str) -> None:
+    with pytest.raises(ValueError, match="no request can ask"):
+        Exit(name, "logits1")
+
+
 def test_package_keeps_exits_outside_the_digest_and_refuses_altered_ones(tmp_path: Path) -> None:
     chain = captured("chain")
     outcomes = [([True], [True]), ([True], [False])]

@@ -194,3 +194,10 @@ def test_policies_of_a_request_are_the_models_own_or_some_of_them() -> None:
     assert exits_asked_for(exits, "all") is exits
     assert [each.name for each in exits_asked_for(exits, "none").exits] == ["exit3"]
     assert [each.name for each in exits_asked_for(exits, "exit3, exit1").exits] == ["exit1", "exit3"]
+
+
+def test_confidences_are_float64_as_thresholds_are_chosen() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.1]])
+    wide = torch.exp(logits.double() / 1.7)
+    assert confidences(logits, 1.7).dtype == torch.float64
+    assert confidences(logits, 1.7).item() == pytest.approx((wide.max() / wide.sum()).item(), abs=1e-15)

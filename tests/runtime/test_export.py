@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from splitnn.cli.main import BAD_INPUT, main
 from splitnn.errors import InvalidInput
 from splitnn.graph.model import Model, Value
 from splitnn.graph.package import save
@@ -128,3 +129,8 @@ def test_missing_tools_are_named_with_the_command(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ModuleNotFoundError, match=r'executorch needs executorch: pip install "splitnn\[executorch\]"'):
         export(model, _head_cut(model, 2), tmp_path / "head", format="executorch", name="chain")
     assert not (tmp_path / "head").exists()
+
+
+def test_empty_cut_is_bad_input_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "mobilenet_v2", "--cut", "", "--out", str(tmp_path / "head")]) == BAD_INPUT
+    assert "no tensor, layer or module is called ''" in capsys.readouterr().err

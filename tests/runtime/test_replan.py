@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from splitnn.cost.estimate import estimate
 from splitnn.cost.network import Host, Topology, parse_link
 from splitnn.cost.profile import CodecCost, Profile, Timing
+from splitnn.graph.exits import Exit, Exits, Tally
 from splitnn.graph.graph import Graph, Layer, TensorSpec
 from splitnn.planner.accuracy import Allowance
 from splitnn.planner.min_cut import plan
@@ -149,6 +151,22 @@ def test_lossy_codecs_are_used_within_the_allowance_only() -> None:
     def codecs(limit: float) -> set[str]:
         allowance = Allowance(("raw", "int8"), drops, limit)
         decided = decide(current, GRAPH, at, held_s=60, allowance=allowance).plan
+        return {codec for hop in decided.hops for codec in hop.values()}
+
+    assert codecs(0.004) == {"int8"}
+    assert codecs(0.003) <= {"raw"}
+
+
+def test_with_exits_lossy_codecs_are_used_within_what_these_leave_of_the_allowance() -> None:
+    at = conditions("20Mbps/2ms")
+    current = best(at)
+    logits = replace(GRAPH, tensors={**GRAPH.tensors, "t4": TensorSpec((1, 1000), "float32")})
+    drops = {(tensor, "int8"): 0.004 for tensor in GRAPH.tensors}
+    exits = Exits((Exit("final", "t4"),), (Tally((True,), (True,), 9),), "labels", "none")
+
+    def codecs(limit: float) -> set[str]:
+        allowance = Allowance(("raw", "int8"), drops, limit)
+        decided = decide(current, logits, at, held_s=60, exits=exits, allowance=allowance, codecs=("raw", "int8")).plan
         return {codec for hop in decided.hops for codec in hop.values()}
 
     assert codecs(0.004) == {"int8"}
