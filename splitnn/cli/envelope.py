@@ -182,7 +182,7 @@ def _met_from(rows: Sequence[_Row], deadline_s: float) -> float:
     least_s, fastest_bps = rows[-1].worth[1], rows[-1].high_bps
     raise InfeasiblePlan(
         f"no plan meets the deadline of {deadline_s * 1e3:g} ms up to {format_rate(fastest_bps)}: there the best one, "
-        f"{rows[-1].name}, still takes {least_s * 1e3:.4g} ms",
+        f"{rows[-1].name}, still takes {least_s * 1e3:.4g} ms; at the link given it is {rows[-1].plan}",
         rows[-1].plan,
     )
 

@@ -75,7 +75,7 @@ def add_parser(subparsers: Any) -> None:
         help="print the front of two goals, too; with FILE (.png, .svg, .pdf) draw it (takes matplotlib)",
     )  # fmt: skip
     group.add_argument(
-        "--pareto-of", metavar="PAIR", default="latency,energy",
+        "--pareto-of", metavar="PAIR",
         help="the two goals of --pareto (default latency,energy), such as cost,throughput",
     )  # fmt: skip
     parser.set_defaults(run=run)
@@ -84,6 +84,10 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decide and print."""
     files = _files(args)
+    if args.pareto is None and args.pareto_of is not None:
+        raise ValueError("--pareto-of names the two goals of --pareto: give --pareto, too")
+    if len(files) < 2:
+        raise ValueError(f"1 host ({', '.join(files)}) leaves nothing to divide: give --host NAME=FILE for another")
     if len(args.link) != len(files) - 1:
         raise ValueError(
             f"{len(files)} hosts ({', '.join(files)}) need {len(files) - 1} --link, not {len(args.link)}: "
@@ -130,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     decided, told = best_version(versions, topology, goals=goals, codecs=codecs, mode=mode, limit=limit)
     best, choice, version = decided.plan, decided.choice, decided.version
     graph, profiles = version.model.graph, version.profiles
-    pair, front = parse_pair(args.pareto_of), None
+    pair, front = parse_pair(args.pareto_of or "latency,energy"), None
     if args.pareto is not None:
         front = find_front(goals, pair, graph, profiles, topology, codecs=decided.codecs, mode=mode)
         if args.pareto:

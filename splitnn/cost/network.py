@@ -159,4 +159,5 @@ def format_rate(bits_per_second: float) -> str:
         digits = f"{bits_per_second / factor:.3g}"
         if float(digits) < 1000:
             return digits + unit
-    return f"{bits_per_second / 1e9:.0f}Gbps"
+    gigabits = bits_per_second / 1e9
+    return f"{gigabits:.0f}Gbps" if gigabits < 1e6 else f"{gigabits:.3g}Gbps"

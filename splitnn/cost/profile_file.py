@@ -22,11 +22,14 @@ def open_profile(path: str | Path) -> Profile:
     try:
         if len(content) > _MAX_BYTES:
             raise ValueError(f"not a profile: more than {_MAX_BYTES} bytes")
-        found = json.loads(content)
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not a profile, for it is no JSON: {error}") from error
         if not isinstance(found, dict):
             raise ValueError(f"not a profile: a JSON {type(found).__name__}")
         return Profile.from_json(found)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -87,7 +87,9 @@ def aim_of(
         ValueError: throughput, which is no sum; or energy or cost without prices.
     """
     if objective.is_throughput:
-        raise ValueError("throughput is the largest of several sums, not a sum: only a single link can be asked for it")
+        raise ValueError(
+            "throughput is the largest of several sums, not a sum: ask `splitnn plan` for it, at a single link"
+        )
     hops = hosts - 1
     factors, constants = [Fraction(0)] * (hosts + 3 * hops), [Fraction(0)] * (hosts + 3 * hops)
     up, down, trip = hosts, hosts + hops, hosts + 2 * hops

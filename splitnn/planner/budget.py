@@ -78,7 +78,8 @@ def describe_excess(task: Task, budgets: Sequence[Budget], nearest: Feasibility,
         only = Row(budget.row.weights, memory=budget.row.memory)
         least = minimise(task, [only], effort=effort)
         if least.bound > budget.limit:
-            alone.append(f"no plan takes less than {budget.show(least.value)} of {budget.name}")
+            shown, limit = budget.show(least.value), budget.show(budget.limit)
+            alone.append(f"no plan takes less than {shown}; {budget.name} is {limit}")
     reason = "; ".join(alone) if alone else "each budget alone can be kept"
     excess = f"the nearest one exceeds {' and '.join(parts)}"
     if not nearest.is_proven:

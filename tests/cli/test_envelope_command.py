@@ -103,6 +103,8 @@ def test_page_loads_nothing_from_elsewhere(model: Model, capsys: pytest.CaptureF
         ((*HOSTS, "--html", "absent/page.html"), "absent"),
         ((*HOSTS, "--html", "."), "directory"),
         (("--device", "device.json"), "--cloud"),
+        ((*HOSTS, "--objective", "throughput"), "ask `splitnn plan`"),
+        ((*HOSTS, "--deadline", "1us"), "; at the link given it is device - |"),
         (("--device", "other.json", "--cloud", "cloud.json"), "is of model"),
     ],
 )

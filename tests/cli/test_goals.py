@@ -151,6 +151,7 @@ def test_a_preset_that_does_not_exist_lists_them(capsys: pytest.CaptureFixture[s
         (("--objective", "energy", "--radio", "smoke"), "wifi"),
         (("--deadline", "soon"), "'soon' is no time"),
         (("--deadline", "1ms"), "exceeds the deadline of 1 ms by"),
+        (("--deadline", "1ms"), "ms; the deadline is 1 ms"),
         (("--max-bytes", "many"), "'many' is no size"),
         (("--device-memory", "12 parsecs"), "is no size"),
         (("--device-memory", "1KB", "--private"), "memory of device"),

@@ -59,7 +59,15 @@ def test_last_byte_arrives_after_the_latency_and_the_bits() -> None:
 
 @pytest.mark.parametrize(
     ("bits_per_second", "text"),
-    [(999.9e6, "1Gbps"), (999.4e6, "999Mbps"), (12.5e6, "12.5Mbps"), (999.9, "1kbps"), (2e12, "2000Gbps"), (8, "8bps")],
+    [
+        (999.9e6, "1Gbps"),
+        (999.4e6, "999Mbps"),
+        (12.5e6, "12.5Mbps"),
+        (999.9, "1kbps"),
+        (2e12, "2000Gbps"),
+        (1e308, "1e+299Gbps"),
+        (8, "8bps"),
+    ],
 )
 def test_rate_is_written_to_three_digits(bits_per_second: float, text: str) -> None:
     assert format_rate(bits_per_second) == text
