@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from splitnn.cost.energy import EnergyPrices
+from splitnn.cost.energy import energy as price_energy
 from splitnn.cost.estimate import Codecs, check_profiles, tabulate
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
 from splitnn.planner.chain import alternatives
+from splitnn.planner.constraints import Constraints
+from splitnn.planner.memory import Memory
 from splitnn.planner.plan import Plan
 
 _IMAGE_CODECS = ("png", "jpeg90")  # as a user would send a photo: losslessly, and as cameras do
@@ -21,6 +25,10 @@ class Option:
 
     name: str
     plan: Plan
+
+    def ruled_out(self) -> Option:
+        """The same under a name that says that it may not be chosen."""
+        return Option(f"{self.name}, ruled out", self.plan)
 
 
 def other_cuts(
@@ -38,6 +46,25 @@ def _crossing(graph: Graph, plan: Plan) -> str:
         for hop in plan.hops
     ]
     return "; ".join(hop for hop in hops if hop) or "plain integers"
+
+
+def obeys(plan: Plan, graph: Graph, *, constraints: Constraints, energy: EnergyPrices | None) -> bool:
+    """Whether the constraints allow a plan that was found without them; energy is asked only with its prices."""
+    cost, limits = plan.predicted, constraints
+    placed = all(
+        bound.lowest <= plan.tiers[graph.index[layer]] <= bound.highest
+        for layer, bound in limits.bounds(graph, plan.hosts)
+    )
+    within = [
+        (cost.latency_s, limits.deadline_s),
+        (cost.traffic_bytes, limits.max_bytes),
+        *(
+            (Memory(graph, plan.hosts.index(host)).peak_bytes(plan.tiers), most)
+            for host, most in limits.memory_bytes.items()
+        ),
+        *([(price_energy(cost, energy).total_j, limits.max_energy_j)] if energy else []),
+    ]
+    return placed and all(most is None or amount <= most for amount, most in within)
 
 
 def no_cut(graph: Graph, profiles: Mapping[str, Profile], topology: Topology) -> list[Option]:

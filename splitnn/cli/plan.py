@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.blocks import blocks_of
-from splitnn.cli.comparison import Option, no_cut, other_cuts
+from splitnn.cli.comparison import Option, no_cut, obeys, other_cuts
 from splitnn.cli.doubts import doubts
 from splitnn.cli.front import describe_front, find_front, front_json, parse_pair, plot_front
 from splitnn.cli.goals import add_goals, describe, goals_of, to_json
@@ -144,7 +145,11 @@ def run(args: argparse.Namespace) -> int:
         for each in other_cuts(graph, profiles, topology, best=best, codecs=decided.codecs)
         if decided.allows(each.plan)
     ]
-    ends = no_cut(graph, profiles, topology)
+    allowed = partial(obeys, graph=graph, constraints=goals.constraints, energy=goals.energy)
+    ends = [
+        option if decided.allows(option.plan) and allowed(option.plan) else option.ruled_out()
+        for option in no_cut(graph, profiles, topology)
+    ]
     if args.json:
         answer = _json(best, others, ends) | ({"choice": to_json(choice, goals)} if choice else {})
         if limit is not None:

@@ -140,6 +140,26 @@ def test_a_preset_that_does_not_exist_lists_them(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
+    ("arguments", "ruled_out"),
+    [
+        ((), set()),
+        (("--private",), {"cloud"}),
+        (("--max-bytes", "1000"), {"cloud"}),
+        (("--max-accuracy-drop", "0"), set()),
+        (("--forbid", "conv2d=device"), {"device"}),
+        (("--device-memory", "4KB"), {"device"}),
+    ],
+)
+@pytest.mark.usefixtures("graph_layers")
+def test_a_baseline_that_the_goals_forbid_is_marked(
+    arguments: tuple[str, ...], ruled_out: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [option["name"] for option in _json(capsys, *arguments)["baselines"]]
+    marked = {name.split()[2].rstrip(",") for name in names if name.endswith(", ruled out")}
+    assert marked == ruled_out and len(names) == 2
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--objective", "speed"), "there are latency, energy"),
