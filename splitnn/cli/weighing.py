@@ -23,6 +23,7 @@ from splitnn.planner.choice import Choice
 from splitnn.planner.conditions import Form
 from splitnn.planner.doubt import chance_quicker, interval_ns, relative_deviations
 from splitnn.planner.forms import FormProblem
+from splitnn.planner.objective import METER_UNITS
 from splitnn.planner.plan import Plan
 from splitnn.planner.sensitivity import Axis, Sensitivity, Standing, axes_of
 
@@ -142,7 +143,10 @@ def _agreed(problem: FormProblem, choice: Choice | None) -> Form:
 
 def _rounding(problem: FormProblem) -> Fraction:
     """By how much a form and an estimate of the same plan differ at most, in billionths of the objective's unit."""
-    return 2 * (len(problem.graph) + 10) * max(problem.aim.factors)  # nanoseconds, each at its price
+    terms = 2 * (len(problem.graph) + 10)
+    weights = problem.aim.objective.weights
+    steps = sum(Fraction(repr(float(weight))) * METER_UNITS[quantity] for quantity, weight in weights.items())
+    return terms * (max(problem.aim.factors) + steps * 10**9)  # nanoseconds at their prices, and steps of the meters
 
 
 def _rules(given: TwoHosts, problem: FormProblem, chosen: Form) -> bool:

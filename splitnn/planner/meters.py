@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from splitnn.cost.energy import EnergyPrices
 from splitnn.cost.estimate import Codecs, CostTable, Transfer, codec_options, nanoseconds, tabulate
@@ -103,16 +104,20 @@ class Metering:
         )
 
     def money(self, tariff: Tariff) -> Meter:
-        """Billionths of a billionth of the tariff's currency: a nanosecond of a server costs very little."""
+        """Steps of 1e-36 of the tariff's currency, the prices as the decimal numbers that they are written as.
+
+        So nothing is lost of a tiny price, and two plans cost the same only when they do.
+        """
+        byte, server_ns = (Fraction(repr(float(p))) * 10**27 for p in (tariff.per_gb, tariff.per_server_s))
 
         def price(transfer: Transfer) -> int:
             server_s = transfer.decode_s + (transfer.encode_s if transfer.hop else 0.0)
-            return round((server_s * tariff.per_server_s + transfer.size_bytes * 1e-9 * tariff.per_gb) * 1e18)
+            return round(nanoseconds(server_s) * server_ns + transfer.size_bytes * byte)
 
         return self._meter(
-            layer=lambda position, tier: round(self._compute[position][tier] * 1e9 * tariff.per_server_s) * bool(tier),
+            layer=lambda position, tier: round(self._compute[position][tier] * server_ns) * bool(tier),
             transfer=price,
-            download=lambda tensor, hop: round(self._size(tensor) * 1e9 * tariff.per_gb),
+            download=lambda tensor, hop: round(self._size(tensor) * byte),
         )
 
     def loads(self) -> list[Meter]:

@@ -17,7 +17,7 @@ METER_UNITS: Mapping[Quantity, Fraction] = {
     "latency": Fraction(1, 10**9),
     "energy": Fraction(1, 10**9),
     "bytes": Fraction(1),
-    "cost": Fraction(1, 10**18),
+    "cost": Fraction(1, 10**36),  # a byte at a price of 1e-18 a gigabyte is still many
 }
 """How much one step of a quantity's meter is."""
 

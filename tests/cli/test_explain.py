@@ -216,3 +216,19 @@ def test_what_costs_nothing_is_compared_without_shares(model: Model, capsys: pyt
     said = capsys.readouterr().out
     assert "no single change brings it nearer" in said and "+0.0%" not in said
     assert all(len(word) < 12 for word in said.split() if word.endswith("%"))
+
+
+@pytest.mark.parametrize("price", ["1e-10", "3e-15"])
+@pytest.mark.parametrize("command", ["explain", "envelope"])
+def test_a_tiny_price_is_weighed_as_plan_weighs_it(
+    model: Model, capsys: pytest.CaptureFixture[str], command: str, price: str
+) -> None:
+    goals = ["--objective", "cost", "--gigabyte", price, "--device-memory", "0.1KB", "--link", "1Mbps/20ms"]
+    assert main(["plan", MODEL, *HOSTS, *goals, "--json"]) == 0
+    taken_s = json.loads(capsys.readouterr().out)["predicted"]["total_s"]
+    assert main([command, MODEL, *HOSTS, *goals, "--json"]) == 0  # steps of money too coarse for the price: a defect
+    said = json.loads(capsys.readouterr().out)
+    if command == "explain":
+        assert said["plan"]["predicted"]["latency_ns"] == pytest.approx(taken_s * 1e9, abs=1)
+    else:
+        assert said["pieces"]

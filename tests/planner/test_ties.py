@@ -16,7 +16,7 @@ from tests.planner.every_plan import every_plan
 from tests.planner.random_problems import CODECS, Problem, random_problem
 
 PROBLEMS = 60
-TINY = Tariff(per_server_s=0.0, per_gb=1e-8)  # ten steps of the money meter a byte
+TINY = Tariff(per_server_s=0.0, per_gb=3e-18)  # a byte costs 3e-27
 
 
 @pytest.mark.parametrize("objective", [BYTES, COST, Objective({"bytes": 1e-20})])
