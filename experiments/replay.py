@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +12,8 @@ from typing import Literal
 
 from experiments.shape import EmulatedLink
 from experiments.traces import Trace
+
+logger = logging.getLogger(__name__)
 
 _LEAST_BPS = 8000.0  # slower is an outage: a frame would take 1.5 s
 
@@ -20,19 +24,21 @@ def replayed(
 ) -> Iterator[None]:
     """While the context lasts ``link`` has the rates of ``trace``, looped, from its start; then what it had before.
 
-    A rate below 8 kbit/s is an outage, both ways. Changes come within 10 ms of their time (each calls ``tc`` twice).
+    A rate below 8 kbit/s is an outage, both ways. Changes come within 10 ms of their time (each calls ``tc`` twice);
+    steps that are over before their turn are left out.
 
     Raises:
-        RuntimeError: the link could not be changed; at the end of the context.
+        RuntimeError: the link could not be changed; at the end of the context, and in the log at once.
     """
     before = link.shape
     stopped = threading.Event()
-    failures: list[RuntimeError] = []
+    failures: list[Exception] = []
 
     def run() -> None:
         try:
             follow(trace, link, ways=ways, stopped=stopped.wait, now=time.monotonic)
-        except RuntimeError as failure:
+        except Exception as failure:  # noqa: BLE001 -- an unchanged link must not pass for one
+            logger.error("the link %s follows its trace no longer: %s", link.shape, failure)
             failures.append(failure)
 
     follower = threading.Thread(target=run, name="trace replay", daemon=True)
@@ -45,7 +51,7 @@ def replayed(
         link.heal()
         link.set(up_bps=before.up_bps, down_bps=before.down_bps)
     if failures:
-        raise failures[0]
+        raise RuntimeError(f"the link stopped following its trace: {failures[0]}") from failures[0]
 
 
 def follow(
@@ -59,9 +65,11 @@ def follow(
     """Change the link at the trace's times until ``stopped``, which waits so many seconds, says so."""
     start_s = now()
     is_out = False
-    for time_s, rate_bps in trace.looped():
+    for (time_s, rate_bps), (end_s, _) in itertools.pairwise(trace.looped()):
         if stopped(max(0.0, start_s + time_s - now())):
             return
+        if now() - start_s >= end_s:
+            continue  # changing the link takes longer than the step lasts
         if rate_bps >= _LEAST_BPS:
             link.set(**dict.fromkeys(ways, rate_bps))
         if is_out != (rate_bps < _LEAST_BPS):

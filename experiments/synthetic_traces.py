@@ -11,6 +11,7 @@ from typing import Literal
 from experiments.traces import Trace
 
 _Matrix = tuple[tuple[float, ...], ...]
+_LONGEST_S = 1e7  # as many values as steps are in memory
 _SPREAD = 0.15  # our choice: rates within a state vary evenly by this share, which keeps its mean
 
 
@@ -96,9 +97,11 @@ def synthetic_trace(kind: Literal["3g", "4g", "5g", "wifi"], *, duration_s: floa
     if kind not in CHAINS:
         raise ValueError(f"no kind {kind!r}; there are {', '.join(CHAINS)}")
     chain = CHAINS[kind]
+    if not chain.step_s <= duration_s <= _LONGEST_S:
+        raise ValueError(
+            f"a {kind} trace lasts {chain.step_s:g} s at least and {_LONGEST_S:g} at most, not {duration_s} s"
+        )
     count = int(duration_s / chain.step_s)
-    if count < 1:
-        raise ValueError(f"a {kind} trace lasts {chain.step_s:g} s at least, not {duration_s} s")
     chance = random.Random(seed)
     states = range(len(chain.levels_bps))
     state = chance.choice(states)

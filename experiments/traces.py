@@ -15,6 +15,8 @@ from typing import Literal
 
 _MAHIMAHI_PACKET_BYTES = 1500
 _LARGEST_FILE_BYTES = 256 << 20
+_MOST_STEPS = 10_000_000
+_LONGEST_S = 7 * 86400.0  # of a recording; what says more has stamps of another kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,10 @@ class Trace:
         return Trace(self.times_s, tuple(rate * factor for rate in self.rates_bps), self.duration_s)
 
 
-def load_trace(path: str | Path) -> Trace:
+def load_trace(path: str | Path, *, column: Literal["UL_bitrate", "DL_bitrate"] = "UL_bitrate") -> Trace:
     """A recording in whichever of the three formats it is in.
 
-    ``.csv`` is UCC's (its uplink), one column is mahimahi's, two are seconds and Mbit/s.
+    ``.csv`` is UCC's, of which ``column`` is taken; one column is mahimahi's, two are seconds and Mbit/s.
 
     Raises:
         ValueError: the file is in none of them; the message names the line.
@@ -74,7 +76,7 @@ def load_trace(path: str | Path) -> Trace:
     """
     path = Path(path)
     if path.suffix.lower() == ".csv":
-        return load_ucc(path, column="UL_bitrate")
+        return load_ucc(path, column=column)
     columns = len(next((line for _, line in _lines(path)), "").split())
     return load_mahimahi(path) if columns == 1 else load_seconds_mbit(path)
 
@@ -83,21 +85,25 @@ def load_mahimahi(path: str | Path, *, step_s: float = 1.0) -> Trace:
     """One line an opportunity to send 1500 bytes: whole milliseconds since the start, rising. Averaged over ``step_s``.
 
     Raises:
-        ValueError: another format.
+        ValueError: another format, or a step below 1 ms.
     """
-    stamps_s = []
+    if not (math.isfinite(step_s) and step_s >= 1e-3):
+        raise ValueError(f"a step must be at least 0.001 s, the clock's own, not {step_s}")
+    stamps_s: list[float] = []
     for place, line in _lines(Path(path)):
-        if not line.isdecimal():
+        if not (line.isascii() and line.isdecimal() and len(line) <= 18):
             raise ValueError(f"{place}: expected whole milliseconds, got {line!r}")
         stamps_s.append(int(line) / 1000)
         if len(stamps_s) > 1 and stamps_s[-1] < stamps_s[-2]:
             raise ValueError(f"{place}: {line} ms comes after a later time")
+        if stamps_s[-1] > _LONGEST_S:
+            raise ValueError(f"{place}: {line} ms since the start is longer than any recording, {_LONGEST_S:.0f} s")
     duration_s = stamps_s[-1] if stamps_s else 0.0
     if duration_s <= 0:
         raise ValueError(f"{path}: expected at least one line above 0 ms")
-    count = max(
-        1, round(duration_s / step_s)
-    )  # what is left at the end, less than half a step, belongs to the last step
+    if duration_s / step_s > _MOST_STEPS:
+        raise ValueError(f"{path}: {duration_s:g} s in steps of {step_s:g} s are more than {_MOST_STEPS} steps")
+    count = max(1, round(duration_s / step_s))  # less than half a step left at the end belongs to the last
     packets = [0] * count
     for stamp_s in stamps_s:
         packets[min(int(stamp_s / step_s), count - 1)] += 1
@@ -139,11 +145,12 @@ def load_ucc(path: str | Path, *, column: Literal["UL_bitrate", "DL_bitrate"]) -
     places: dict[float, str] = {}
     lines = list(_lines(Path(path)))
     table = csv.reader(line for _, line in lines)
-    header = next(table, [])
+    header = next(_rows(table, path), [])
     if not {"Timestamp", column} <= set(header):
         raise ValueError(f"{path}: expected the columns Timestamp and {column}, got {', '.join(header)[:200]}")
     stamp_at, rate_at = header.index("Timestamp"), header.index(column)
-    for (place, _), row in zip(lines[1:], table, strict=True):
+    for row in _rows(table, path):
+        place = lines[table.line_num - 1][0]  # the last line of the row: a quoted field may hold several
         try:
             stamp = datetime.strptime(row[stamp_at], "%Y.%m.%d_%H.%M.%S")
             rate_bps = float(row[rate_at]) * 1e3
@@ -165,16 +172,25 @@ def _from_samples(path: str | Path, samples: list[tuple[str, float, float]]) -> 
         if not (math.isfinite(rate_bps) and rate_bps >= 0):
             raise ValueError(f"{place}: {rate_bps} bit/s is no rate")
     start_s = samples[0][1]
+    if not samples[-1][1] - start_s <= _LONGEST_S:
+        raise ValueError(f"{samples[-1][0]}: {samples[-1][1]} s is longer after the start than any recording")
     times_s = tuple(time_s - start_s for _, time_s, _ in samples)
     last_step_s = statistics.median(b - a for a, b in itertools.pairwise(times_s))
     return Trace(times_s, tuple(rate_bps for _, _, rate_bps in samples), times_s[-1] + last_step_s)
+
+
+def _rows(table: Iterator[list[str]], path: str | Path) -> Iterator[list[str]]:
+    try:
+        yield from table
+    except csv.Error as wrong:
+        raise ValueError(f"{path}: no CSV: {wrong}") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """(place for an error message, text) of every line that is not empty."""
     if path.stat().st_size > _LARGEST_FILE_BYTES:
         raise ValueError(f"{path}: larger than {_LARGEST_FILE_BYTES >> 20} MiB")
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if text := line.strip():
                 yield f"{path}, line {number}", text

@@ -66,9 +66,7 @@ class LinkEstimator:
         self._after_idle: deque[_Transfer] = deque(maxlen=_KEPT)
         self._pings: deque[tuple[float, float]] = deque(maxlen=64)  # when, seconds
         self._whole: deque[tuple[float, float]] = deque(maxlen=64)  # of transfers: no round trip is longer than one
-        self._longer: list[
-            tuple[float, float]
-        ] = []  # the latest samples of a round trip that are all longer than believed
+        self._longer: list[tuple[float, float]] = []  # the latest round trips that are all longer than believed
         self._last_short_s = -math.inf  # when one was not
         self._gaps_s: deque[float] = deque(maxlen=_GAPS)
         self._run: list[_Transfer] = []  # the latest transfers that are off the same way,
@@ -82,8 +80,12 @@ class LinkEstimator:
     ) -> None:
         """A request and its answer that ended now: ``elapsed_s`` in all, ``far_s`` of it inside the other host.
 
-        One that was not alone on the link says nothing of a longer round trip: it waited for the others.
+        One that was not alone on the link says nothing of a longer round trip: it waited for the others. Where the
+        other host claims to have taken all of the time or more, nothing is known of the network.
         """
+        if not 0 <= far_s < elapsed_s < math.inf:
+            self._gap(elapsed_s)
+            return
         network_s = max(elapsed_s - far_s, 1e-6)
         size = sent_bytes + received_bytes / self._down_over_up
         gap_s = self._gap(elapsed_s)

@@ -44,7 +44,7 @@ class SlowdownEstimator:
 
     def observe(self, seconds: float, *, profiled_s: float) -> None:
         """A stage took so long; work that the profile calls shorter than half a millisecond tells nothing."""
-        if profiled_s >= _SHORTEST_S and seconds > 0:
+        if profiled_s >= _SHORTEST_S and 0 < seconds < math.inf:
             if self.age_s > self._fresh_s:
                 self._runs.clear()
             self._runs.append((profiled_s, seconds))

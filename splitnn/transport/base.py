@@ -81,6 +81,11 @@ class Timings:
     encode_s: float = 0.0
     total_s: float = 0.0
 
+    def if_possible(self, elapsed_s: float) -> Timings:
+        """These, or all 0 where they cannot be: not finite, below 0, or longer than the near side's ``elapsed_s``."""
+        stages = (self.decode_s, self.queue_s, self.compute_s, self.encode_s, self.total_s)
+        return self if all(0 <= seconds < elapsed_s for seconds in stages) else Timings()
+
 
 @dataclass(frozen=True)
 class Answer:

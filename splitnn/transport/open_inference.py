@@ -113,7 +113,7 @@ class GrpcTransport:
         return Answer(  # dataclasses.replace takes twice as long
             tensors=answer.tensors,
             version=answer.version,
-            timings=answer.timings,
+            timings=answer.timings.if_possible(arrived - sent),
             parameters=answer.parameters,
             received_bytes=answer.received_bytes,
             sent_bytes=len(message),

@@ -252,3 +252,15 @@ def test_queues_that_come_and_go_do_not_make_the_round_trip_longer(seed: int) ->
     for n in range(60):
         fake.send(15_000, queued_s=0.0 if n % 3 == 0 else fake.chance.uniform(0.0, 0.2))
     assert fake.estimator.round_trip_s == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("far_s", [0.06, 0.0601, math.inf, math.nan, -1.0])
+def test_a_host_that_claims_all_of_the_time_tells_nothing_of_the_link(far_s: float) -> None:
+    link = FakeLink("10Mbps/20ms")
+    for size_bytes in (50_000, 80_000, 60_000, 90_000):
+        link.send(size_bytes)
+    before_bps, before_s = link.estimator.bandwidth_bps(), link.estimator.round_trip_s
+    for _ in range(5):
+        link.now_s += 0.1
+        link.estimator.observe(50_000, 0.06, far_s=far_s)
+    assert (link.estimator.bandwidth_bps(), link.estimator.round_trip_s) == (before_bps, before_s)

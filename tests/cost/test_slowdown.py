@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -98,3 +99,12 @@ def test_what_costs_the_same_each_time_is_the_median_of_what_was_seen_lately() -
     assert estimator.seconds == 0.02
     now_s = 61.0
     assert estimator.seconds is None
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 0.0, -1.0])
+def test_a_time_that_no_stage_takes_tells_nothing(seconds: float) -> None:
+    estimator = SlowdownEstimator()
+    for _ in range(5):
+        estimator.observe(seconds, profiled_s=0.01)
+    assert not estimator.is_known
+    assert estimator.factor == 1.0

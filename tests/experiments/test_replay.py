@@ -1,5 +1,6 @@
 """A link that follows a trace, with time in our hands."""
 
+import subprocess
 import threading
 
 import pytest
@@ -56,13 +57,34 @@ def test_after_a_replay_the_link_is_what_it_was() -> None:
     assert [what for _, what in link.told][-2:] == ["heal", "up_bps 1e+06 down_bps 1e+06"]
 
 
-def test_a_link_that_cannot_be_changed_fails_the_experiment() -> None:
+def test_steps_that_are_over_before_their_turn_are_left_out_so_that_the_lag_does_not_grow() -> None:
+    class Slow(RecordingLink):
+        def set(self, **changes: float) -> None:
+            super().set(**changes)
+            self.now_s += 0.25  # to change it
+
+    link = Slow()
+    steps = 40
+    trace = Trace(tuple(i * 0.1 for i in range(steps)), tuple((i + 1) * 1e6 for i in range(steps)), steps * 0.1)
+
+    def stopped(wait_s: float) -> bool:
+        link.now_s += wait_s
+        return link.now_s > 53.8
+
+    follow(trace, link, ways=("up_bps",), stopped=stopped, now=lambda: link.now_s)
+    for when, what in link.told:
+        assert float(what.split()[1]) == pytest.approx(trace.rate_at(when - 50 + 1e-9))
+    assert len(link.told) > 10
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("tc is gone"), subprocess.TimeoutExpired("tc", 30), OSError("tc")])
+def test_a_link_that_cannot_be_changed_fails_the_experiment(failure: Exception) -> None:
     was_told = threading.Event()
 
     class Broken(RecordingLink):
         def block(self) -> None:
             was_told.set()
-            raise RuntimeError("tc is gone")
+            raise failure
 
-    with pytest.raises(RuntimeError, match="tc is gone"), replayed(Trace((0.0,), (0.0,), 1000.0), Broken()):
+    with pytest.raises(RuntimeError, match=r"stopped following.*tc"), replayed(Trace((0.0,), (0.0,), 1000.0), Broken()):
         assert was_told.wait(10)

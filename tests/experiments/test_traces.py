@@ -77,6 +77,10 @@ def test_ucc_rates_are_kbit_and_rows_of_one_second_are_averaged(tmp_path: Path) 
 
 def test_the_format_is_recognised(tmp_path: Path) -> None:
     assert load_trace(written(tmp_path, "a.csv", UCC)).rates_bps[0] == 320e3
+    assert load_trace(tmp_path / "a.csv", column="DL_bitrate").rates_bps[0] == 53e6
+    assert load_trace(written(tmp_path, "a2.csv", "\ufeff" + UCC)).rates_bps[0] == 320e3
+    noted = UCC.replace("State", "Note").replace("330,D", '330,"two\nlines"')
+    assert load_trace(written(tmp_path, "a3.csv", noted)) == load_trace(tmp_path / "a.csv")
     assert load_trace(written(tmp_path, "b.up", "1000\n")).rates_bps == (12e3,)
     assert load_trace(written(tmp_path, "c", "0 1\n1 2\n")).rates_bps == (1e6, 2e6)
 
@@ -94,6 +98,12 @@ def test_the_format_is_recognised(tmp_path: Path) -> None:
         ("h", "0 1\n", "at least two samples"),
         ("i", "", "at least two samples"),
         ("j.csv", "time,rate\n1,2\n", "expected the columns Timestamp and UL_bitrate, got time, rate"),
+        ("l.up", "1\n999999999999999\n", "line 2: .* longer than any recording"),
+        ("m.up", "1700000000000\n1700000000100\n", "line 1: .* longer than any recording"),
+        ("n.up", "1\n" + "9" * 5000 + "\n", "line 2: expected whole milliseconds"),
+        ("o", "0 1\n1e300 2\n", "line 2: .* longer after the start"),
+        ("p.csv", 'Timestamp,UL_bitrate\n"2019.12.16_13.40.04\nx",5\n', "line 3: expected a time"),
+        ("q.csv", "Timestamp,UL_bitrate\n2019.12.16_13.40.04," + "5" * 200_000 + "\n", "no CSV"),
         ("k.csv", "Timestamp,UL_bitrate\n2019.12.16_13.40.04,-\n", r"line 2: expected a time such as"),
     ],
 )
@@ -134,3 +144,15 @@ def test_a_fitted_chain_has_the_mean_of_its_recording(kind: Literal["3g", "4g"],
 def test_a_kind_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="3g, 4g, 5g, wifi"):
         synthetic_trace("6g", duration_s=10, seed=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("duration_s", [float("inf"), float("nan"), 0.0, 1e300])
+def test_a_duration_that_no_trace_has_is_refused(duration_s: float) -> None:
+    with pytest.raises(ValueError, match="lasts"):
+        synthetic_trace("4g", duration_s=duration_s, seed=0)
+
+
+@pytest.mark.parametrize("step_s", [0.0, -1.0, float("nan"), 1e-9])
+def test_a_step_below_the_clocks_own_is_refused(tmp_path: Path, step_s: float) -> None:
+    with pytest.raises(ValueError, match="step"):
+        load_mahimahi(written(tmp_path, "t.up", "1000\n"), step_s=step_s)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -241,6 +243,14 @@ def test_timings_come_back_and_no_other_parameter_is_lost_beside_them() -> None:
     back = read_answer(receive_answer(message), limits=DEFAULT_LIMITS)
     assert back.timings == Timings(0.0625, 0.25, 0.5, 0.125, 1.125)
     assert back.parameters == {"degraded": "link"}
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, -0.1, 0.5, 1.0])
+@pytest.mark.parametrize("stage", ["decode_s", "queue_s", "compute_s", "encode_s", "total_s"])
+def test_timings_that_cannot_be_say_nothing(stage: str, seconds: float) -> None:
+    possible = Timings(0.1, 0.1, 0.1, 0.1, 0.4)
+    assert possible.if_possible(0.5) == possible
+    assert replace(possible, **{stage: seconds}).if_possible(0.5) == Timings()
 
 
 def test_a_tensor_that_comes_twice_is_refused() -> None:

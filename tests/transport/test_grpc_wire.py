@@ -73,7 +73,9 @@ class Doubler:
             case "large":
                 return Answer({"y": torch.zeros(2**20)})
         doubled = {name: value * 2 for name, value in request.tensors.items()}
-        return Answer(doubled, version="1", timings=Timings(queue_s=0.25, compute_s=0.5), parameters={"degraded": "no"})
+        return Answer(
+            doubled, version="1", timings=Timings(queue_s=2.5e-7, compute_s=5e-7), parameters={"degraded": "no"}
+        )
 
     async def describe(self, model: str, version: str = "") -> Description:
         if model != "net":
@@ -144,7 +146,7 @@ def test_everything_of_a_request_reaches_the_service_and_everything_of_its_answe
         assert torch.as_tensor(answer.tensors["q"]).stride() == heads.stride()
         assert answer.tensors["n"] == 42
         assert (answer.version, answer.parameters) == ("1", {"degraded": "no"})
-        assert (answer.timings.queue_s, answer.timings.compute_s) == (0.25, 0.5)
+        assert (answer.timings.queue_s, answer.timings.compute_s) == (2.5e-7, 5e-7)
         assert 0 < answer.timings.total_s < answer.elapsed_s
         assert answer.sent_bytes > 0
         assert answer.received_bytes > 0
