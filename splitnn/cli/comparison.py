@@ -25,10 +25,7 @@ class Option:
 
     name: str
     plan: Plan
-
-    def ruled_out(self) -> Option:
-        """The same under a name that says that it may not be chosen."""
-        return Option(f"{self.name}, ruled out", self.plan)
+    is_ruled_out: bool = False  # by a goal: shown for comparison only
 
 
 def other_cuts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     allowed = partial(obeys, graph=graph, constraints=goals.constraints, energy=goals.energy)
     ends = [
-        option if decided.allows(option.plan) and allowed(option.plan) else option.ruled_out()
+        replace(option, is_ruled_out=not (decided.allows(option.plan) and allowed(option.plan)))
         for option in no_cut(graph, profiles, topology)
     ]
     if args.json:
@@ -206,7 +207,8 @@ def _json(best: Plan, others: list[Option], ends: list[Option]) -> dict[str, Any
 def _option_json(option: Option) -> dict[str, Any]:
     cost = option.plan.predicted
     return {
-        "name": option.name, "total_s": cost.latency_s, "sent_bytes": cost.sent_bytes, "line": str(option.plan)
+        "name": option.name, "total_s": cost.latency_s, "sent_bytes": cost.sent_bytes, "line": str(option.plan),
+        "ruled_out": option.is_ruled_out,
     }  # fmt: skip
 
 
@@ -264,7 +266,7 @@ def _report(
         for option in options:
             more = option.plan.predicted.latency_s / cost.latency_s - 1 if cost.latency_s > 0 else 0.0
             sent = option.plan.predicted.sent_bytes
-            size = f", {_bytes(sent)} sent" if sent else ""
+            size = (f", {_bytes(sent)} sent" if sent else "") + (", ruled out" if option.is_ruled_out else "")
             lines.append(f"  {_ms(option.plan.predicted.latency_s)}  {more:+7.1%}  {option.name}{size}")
     return "\n".join([*lines, str(best)])
 

@@ -154,9 +154,11 @@ def test_a_preset_that_does_not_exist_lists_them(capsys: pytest.CaptureFixture[s
 def test_a_baseline_that_the_goals_forbid_is_marked(
     arguments: tuple[str, ...], ruled_out: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [option["name"] for option in _json(capsys, *arguments)["baselines"]]
-    marked = {name.split()[2].rstrip(",") for name in names if name.endswith(", ruled out")}
-    assert marked == ruled_out and len(names) == 2
+    found = _json(capsys, *arguments)["baselines"]
+    marked = {option["name"].split()[2].rstrip(",") for option in found if option["ruled_out"]}
+    assert marked == ruled_out and len(found) == 2
+    assert main([*PLAN, *arguments]) == 0
+    assert ("ruled out" in capsys.readouterr().out) == bool(ruled_out)
 
 
 @pytest.mark.parametrize(
