@@ -6,15 +6,16 @@ import random
 
 import pytest
 
-from device_agent.navigator import CLOUD, DEVICE, Navigator
+from device_agent.navigator import CLOUD, DEVICE, Navigator, parse_pin
 from splitnn.cost.bandwidth import LinkEstimator
-from splitnn.cost.estimate import estimate
-from splitnn.cost.network import parse_link
+from splitnn.cost.estimate import estimate, tabulate
+from splitnn.cost.network import Topology, parse_link
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
 from splitnn.planner.plan import Plan
 from splitnn.runtime.replan import reprice
 from splitnn.transport.base import Answer, Timings
+from tests.models import captured
 
 GRAPH = Graph(
     (Layer("a", "op", ("x",), ("t",)), Layer("b", "op", ("t",), ("y",))),
@@ -85,3 +86,20 @@ def test_an_encoder_that_is_slower_in_service_is_predicted_slower_and_layers_are
     priced = estimate(GRAPH, plan_of(known, "dd").placement, at.profiles, at.topology)
     assert priced.compute_s[0] == pytest.approx(0.1)
     assert plan_of(known, "cc").predicted.transfers[0].encode_s == pytest.approx(0.012)
+
+
+def test_a_plan_whose_cut_sends_a_plain_integer_can_be_asked_for() -> None:
+    model = captured("recurrent")
+    graph = model.graph
+    costs = {layer.name: Timing(0.01, 0.01) for layer in graph.layers}
+    profiles = {host: Profile(model.digest, host, costs, Timing(0.1, 0.1)) for host in (DEVICE, CLOUD)}
+    table = tabulate(graph, profiles, Topology.chain([DEVICE, CLOUD], ["10Mbps/10ms"]))
+    plans = [
+        Plan.priced(graph, [int(i >= cut) for i in range(len(graph))], table=table, model=model.digest, hosts=profiles)
+        for cut in range(len(graph))
+    ]
+    assert any(graph.tensors[tensor].dtype == "int" for plan in plans for tensor in plan.hops[0])
+    for plan in plans:
+        found = parse_pin(str(plan), graph, model.digest)
+        assert isinstance(found, Plan)
+        assert found.id == plan.id
