@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from splitnn.planner.bounded import Row, minimise
 from splitnn.planner.relaxation import Placement, Task
 
-_ONE = 1 << 120  # the relative use of a budget that is just exceeded
+_ONE = 1 << 120  # the relative use of a budget that is just kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,16 @@ class Feasibility:
 def nearest_to(task: Task, budgets: Sequence[Budget], *, effort: int) -> Feasibility:
     """The placement whose most exceeded budget is exceeded least; any that keeps all of them will do."""
     rows = [_relative(budget.row) for budget in budgets]
-    enough = _ONE - _ONE // (2 * (max(budget.limit for budget in budgets) + 1))
-    found = minimise(task, rows, effort=effort, enough=enough)
+    found = minimise(task, rows, effort=effort, enough=_ONE)
     if found.best is None:
         raise RuntimeError("defect of the planner: no placement although none of its layers is barred everywhere")
     is_within = all(budget.row.allows(found.best) for budget in budgets)
-    return Feasibility(found.best, is_within, is_proven=is_within or found.bound > enough)
+    return Feasibility(found.best, is_within, is_proven=is_within or found.bound > _ONE)
 
 
 def _relative(row: Row) -> Row:
-    """The same sum, wanted small, such that 2**120 is one step more than the limit."""
-    factor = _ONE // ((row.limit or 0) + 1)
+    """The same sum, wanted small, as a share of the limit: 2**120 is all of it. A limit of 0 counts as half a step."""
+    factor = _ONE // row.limit if row.limit else 2 * _ONE
     return Row(
         tuple(weight * factor for weight in row.weights),
         memory=row.memory,

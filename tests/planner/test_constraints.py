@@ -153,7 +153,7 @@ LINK = Topology.chain(["device", "cloud"], ["1Mbps/20ms"])
 
 def test_a_deadline_that_no_plan_meets_says_by_how_much() -> None:
     with pytest.raises(
-        InfeasiblePlan, match=r"deadline of 50 ms by 26 ms \(52.0% over\).*less than 76 ms of the deadline"
+        InfeasiblePlan, match=r"deadline of 50 ms by 26 ms \(52.0% over\).*less than 76 ms; the deadline is 50 ms"
     ) as caught:
         choose(CHAIN, PROFILES, LINK, constraints=Constraints(deadline_s=0.05))
     assert isinstance(caught.value.nearest, Plan)
@@ -229,17 +229,20 @@ def _random_budgets(rng: random.Random, problem: Problem, plans: list[_Point]) -
         if kind == "deadline":
             constraints = replace(constraints, deadline_s=max(0, cost.latency_ns - less) / 1e9)
         elif kind == "bytes":
-            constraints = replace(constraints, max_bytes=max(0, cost.traffic_bytes - less))
+            constraints = replace(
+                constraints, max_bytes=max(0, min(cost.traffic_bytes, rng.choice((10**9, 10**9, 3))) - less)
+            )
         else:
             host = rng.randrange(len(problem.topology.hosts))
             budget = max(0, memory_by_hand(problem.graph, tiers, host) - less)
+            budget = rng.choice((budget, budget, budget, rng.randrange(4)))  # a step is much of a tiny limit
             budgets = {**constraints.memory_bytes, problem.topology.hosts[host].name: budget}
             constraints = replace(constraints, memory_bytes=budgets)
     return constraints
 
 
 def _excess(problem: Problem, constraints: Constraints, each: _Point) -> float:
-    """What a plan needs of the budget that it exceeds most, counted in steps beyond it; 0 when it keeps all."""
+    """What a plan needs of the budget that it exceeds most, as a share of it (of 0: of half a step); 0: none."""
     tiers, cost = each
     uses: list[tuple[float, float]] = []
     if constraints.deadline_s is not None:
@@ -249,7 +252,7 @@ def _excess(problem: Problem, constraints: Constraints, each: _Point) -> float:
     hosts = [host.name for host in problem.topology.hosts]
     for host, budget in constraints.memory_bytes.items():
         uses.append((memory_by_hand(problem.graph, tiers, hosts.index(host)), budget))
-    return max(use / (budget + 1) if use > budget else 0.0 for use, budget in uses)
+    return max(use / (budget or 0.5) if use > budget else 0.0 for use, budget in uses)
 
 
 def _worth(objective: Objective, cost: Cost) -> float:
