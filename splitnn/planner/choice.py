@@ -71,8 +71,11 @@ def choose(
         ProfileMismatch: a host has no profile, or one of another model.
         InfeasiblePlan: constraints contradict each other, or no plan keeps the budgets; then ``nearest`` is the plan
             that exceeds them least.
-        ValueError: a constraint names what does not exist, or the objective or a budget lacks its prices.
+        ValueError: a constraint names what does not exist, or the objective or a budget lacks its prices;
+            ``effort`` is below 1.
     """
+    if effort < 1:
+        raise ValueError(f"a search takes at least 1 minimum cut, not {effort}")
     problem = PricedProblem(
         graph,
         profiles,

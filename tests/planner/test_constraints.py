@@ -271,3 +271,9 @@ def _choose(problem: Problem, objective: Objective, constraints: Constraints, ef
         codecs=CODECS,
         effort=effort,
     )
+
+
+def test_a_search_without_any_effort_is_misuse(seed: int) -> None:
+    problem = random_problem(random.Random(seed), layers=3, tiers=2, pinned=False)
+    with pytest.raises(ValueError, match="at least 1 minimum cut, not 0"):
+        _choose(problem, LATENCY, Constraints(), effort=0)
