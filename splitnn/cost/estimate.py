@@ -173,7 +173,10 @@ def tabulate(
 
     Raises:
         ProfileMismatch: a host has no profile, or one of another model.
+        ValueError: ``codecs`` is one name, whose letters would be taken for names.
     """
+    if isinstance(codecs, str):
+        raise ValueError(f"codecs are a collection of names, not the text {codecs!r}")
     check_profiles(graph, profiles, topology)
     times = [
         [nanoseconds(seconds * host.slowdown) for seconds in profiles[host.name].planned(graph.index)]

@@ -277,3 +277,9 @@ def test_a_search_without_any_effort_is_misuse(seed: int) -> None:
     problem = random_problem(random.Random(seed), layers=3, tiers=2, pinned=False)
     with pytest.raises(ValueError, match="at least 1 minimum cut, not 0"):
         _choose(problem, LATENCY, Constraints(), effort=0)
+
+
+def test_one_name_is_no_collection_of_codecs(seed: int) -> None:
+    problem = random_problem(random.Random(seed), layers=3, tiers=2, pinned=False)
+    with pytest.raises(ValueError, match="not the text 'raw'"):
+        choose(problem.graph, problem.profiles, problem.topology, codecs="raw")
