@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.hosts import Host
-from experiments.shape import EmulatedLink
+from experiments.shape import EmulatedLink, Shape
 from experiments.virtual_clock import PAYLOAD_SHARE
 
 _TOLERANCE = 0.03
 _PINGS = 15
+_PING_BYTES, _ANSWER_BYTES = 24 + 66, 8 + 66  # of an application's ping, headers included
+_PING_SLACK_S = 0.003  # what both processes and the link's own method may add: the proxy 1 to 2 ms
 _LEAST_BYTES = 48 * 1448
 _LEAST_WINDOW_BYTES = 8 * 1448  # the shortest queue of a link holds 20 frames
 _PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
 class LinkOffTarget(RuntimeError):
-    """The emulated link is more than 3 % off in rate: what is measured over it would be false."""
+    """The emulated link is more than 3 % off in rate or round trip: what is measured over it would be false."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,16 @@ class Calibration:
         rates = f"{self.up_bps / 1e6:.4g} Mbit/s up, {self.down_bps / 1e6:.4g} down"
         return f"measured {rates}, {self.rtt_s * 1e3:.1f} ms round trip"
 
+    def faults(self, wanted: Shape) -> list[str]:
+        """What is off: a rate by more than 3 %, or the ping by 3 % and what its frames and the processes take."""
+        rates = (("up", self.up_bps / wanted.up_bps - 1), ("down", self.down_bps / wanted.down_bps - 1))
+        faults = [f"{way} {error:+.1%}" for way, error in rates if not abs(error) <= _TOLERANCE]
+        frames_s = _PING_BYTES * 8 / wanted.up_bps + _ANSWER_BYTES * 8 / wanted.down_bps
+        longest_s = (wanted.rtt_s + frames_s) * (1 + _TOLERANCE) + _PING_SLACK_S
+        if not wanted.rtt_s * (1 - _TOLERANCE) <= self.rtt_s <= longest_s:
+            faults.append(f"round trip {(self.rtt_s - wanted.rtt_s) * 1e3:+.1f} ms")
+        return faults
+
 
 def calibrate(link: EmulatedLink, *, tries: int = 3) -> Calibration:
     """Measure for about 2 s of the link's time each way. Jitter and loss are off meanwhile, and not checked.
@@ -43,7 +55,7 @@ def calibrate(link: EmulatedLink, *, tries: int = 3) -> Calibration:
     Several ``tries``, since another program that holds a core for a moment is not the link's fault.
 
     Raises:
-        LinkOffTarget: none of the tries came within 3 % of both rates.
+        LinkOffTarget: none of the tries came within 3 % of both rates and of the round trip.
         RuntimeError: no traffic got through.
     """
     wanted = link.shape
@@ -59,13 +71,11 @@ def calibrate(link: EmulatedLink, *, tries: int = 3) -> Calibration:
                 address = link.address_of(int(output.readline()))
             for attempt in range(1, tries + 1):
                 measured = _measure(device, address, link, attempt)
-                errors = (measured.up_bps / wanted.up_bps - 1, measured.down_bps / wanted.down_bps - 1)
-                if max(map(abs, errors)) <= _TOLERANCE:
+                if not (faults := measured.faults(wanted)):
                     return measured
     finally:
         link.set(jitter_s=wanted.jitter_s, loss=wanted.loss)
-    off = ", ".join(f"{way} {error:+.1%}" for way, error in zip(("up", "down"), errors, strict=True))
-    raise LinkOffTarget(f"the link by {link.method}, set to {wanted}, is off: {off}; {measured}")
+    raise LinkOffTarget(f"the link by {link.method}, set to {wanted}, is off: {', '.join(faults)}; {measured}")
 
 
 def _measure(device: Host, address: str, link: EmulatedLink, tries: int) -> Calibration:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ _LONGEST_PERIOD_US = 1_000_000  # both limits are the kernel's
 _LEAST_QUOTA_US = 1_000
 _WEIGHT = 8  # times an ordinary process: a share is a promise too, on a machine that others use
 _TOP = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,23 @@ class Cgroup:
 def cgroup(name: str, *, cpu_share: float | None, memory_bytes: int | None, top: Path = _TOP) -> Iterator[Cgroup]:
     """A fresh group; leaving kills what runs in it and removes it. None means no limit.
 
+    Only the controllers of those limits need be there. On v2 the group is made at the top, or else below our own group
+    where somebody delegated that to us.
+
     Raises:
         OSError: no rights, no such controller, or a share below the kernel's least quota.
+        ValueError: no limit at all.
     """
+    limits = (("cpu", cpu_share), ("memory", memory_bytes))
+    controllers = [controller for controller, limit in limits if limit is not None]
+    if not controllers:
+        raise ValueError("a control group needs a limit")
     is_v2 = (top / "cgroup.controllers").exists()
-    if is_v2:
-        (top / "cgroup.subtree_control").write_text("+cpu +memory")
     own = owned_name(name)
-    folders = [top / own] if is_v2 else [top / controller / own for controller in ("cpu", "memory")]
+    if is_v2:
+        folders = [_parent(top, controllers) / own]
+    else:
+        folders = [top / controller / own for controller in controllers]
     group = Cgroup(tuple(folders))
     try:
         for folder in group.folders:
@@ -76,6 +86,34 @@ def cgroup(name: str, *, cpu_share: float | None, memory_bytes: int | None, top:
     finally:
         for folder in group.folders:
             remove_cgroup(folder)
+
+
+def _parent(top: Path, controllers: Sequence[str]) -> Path:
+    """The first group of v2 that lets us limit its children: the top, or what our own group was delegated from.
+
+    Raises:
+        OSError: none does; all their reasons. A group that has processes of its own is busy.
+    """
+    refusals = []
+    for parent in (top, *_own_groups(top)):
+        try:
+            (parent / "cgroup.subtree_control").write_text(" ".join(f"+{controller}" for controller in controllers))
+        except OSError as refused:
+            refusals.append(str(refused))
+        else:
+            return parent
+    raise OSError("; ".join(refusals))
+
+
+def _own_groups(top: Path) -> list[Path]:
+    """Those that this process is in on v2, from the innermost to just below the top."""
+    try:
+        lines = _OWN.read_text().splitlines()
+    except OSError:
+        return []
+    inside = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    innermost = top / inside
+    return [group for group in (innermost, *innermost.parents) if top in group.parents]
 
 
 def _limits(

@@ -69,9 +69,17 @@ def _try_on_loopback(pair: NamespacePair, *command: str) -> str | None:
 
 
 def connect_by_veth(pair: NamespacePair) -> None:
-    """A veth pair as the path."""
+    """A veth pair as the path, which carries single frames where that can be had."""
     run("ip", "-n", pair.device, "link", "add", DEVICE, "type", "veth", "peer", "name", DEVICE, "netns", pair.server)
+    for name in (pair.device, pair.server):
+        _carry_single_frames(name)
     bring_up(pair)
+
+
+def _carry_single_frames(namespace: str) -> None:
+    """Segments of up to 64 kB would pass netem as one packet: lost, delayed and queued as one."""
+    # This limits what the sender makes. GRO, at the receiver, only merges what has passed already.
+    run("ip", "-n", namespace, "link", "set", DEVICE, "gso_max_segs", "1")
 
 
 def bring_up(pair: NamespacePair) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from experiments.shape import METHODS, Method, Shape
 from experiments.sweep_cells import Cell, Measured, _contends, measure_cell, topology_of
+from experiments.sweep_plots import draw_model
 from experiments.sweep_report import (
     cross_fitted_regret,
     headline,
@@ -29,6 +30,7 @@ from experiments.sweep_report import (
 from experiments.sweep_setup import shape_of
 from experiments.sweep_store import Store
 from experiments.sweep_ways import AGENT, BASELINES, COMPRESSED, DEVICE, NEUROSURGEON, Planning, Way, ways_over
+from splitnn.cost.network import Topology
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
 from splitnn.planner.envelope import compute_envelope
@@ -293,6 +295,24 @@ def test_what_was_finished_without_the_cloud_ends_no_other_ways_turns() -> None:
     }
     assert _contends(way, requests)
     assert not _contends(Way(given_up, ("cloud png",)), requests)
+
+
+def test_a_picture_has_a_panel_for_each_round_trip_and_ratio_of_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = [Shape(1e6, 1e6, rtt_s=0.02), Shape(9e6, 9e6, rtt_s=0.02), Shape(1e6, 8e6, rtt_s=0.02)]
+    drawn: list[Shape] = []
+
+    def noting(shape: Shape) -> Topology:
+        drawn.append(shape)
+        return topology_of(shape)
+
+    monkeypatch.setattr("experiments.sweep_plots.topology_of", noting)
+    same = [measured([role], [2.0], tiers=n % 3) for n, role in enumerate(BASELINES)]
+    cells = [dataclasses.replace(cell(measured([AGENT], [1.0]), *same), shape=shape) for shape in shapes]
+    draw_model(tmp_path / "m.png", cells, planning_of(chain(50, 10, 400, 2, 8)), title="a title " * 30)
+    assert (tmp_path / "m.png").stat().st_size > 1000
+    assert {round(shape.down_bps / shape.up_bps) for shape in drawn} == {1, 8}
 
 
 @pytest.mark.slow

@@ -122,6 +122,31 @@ def test_both_versions_of_control_groups_get_a_10_ms_period(tmp_path: Path) -> N
     assert f"splitnn-{os.getpid()}-" in group.folders[0].name
 
 
+def test_a_machine_with_one_controller_limits_what_it_can(tmp_path: Path) -> None:
+    (tmp_path / "cpu").mkdir()
+    with cgroup("x", cpu_share=0.25, memory_bytes=None, top=tmp_path) as group:
+        assert [folder.parent.name for folder in group.folders] == ["cpu"]
+        assert contents(group)["cpu.cfs_quota_us"] == "2500"
+    with pytest.raises(OSError), cgroup("x", cpu_share=0.25, memory_bytes=4096, top=tmp_path):
+        pass
+
+
+def test_where_the_top_is_not_ours_the_group_is_made_in_the_part_that_was_delegated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top, delegated = tmp_path / "top", tmp_path / "top" / "user" / "delegated"
+    own = delegated / "shell"
+    own.mkdir(parents=True)
+    (top / "cgroup.controllers").write_text("cpu")
+    for refusing in (top, own):
+        (refusing / "cgroup.subtree_control").mkdir()  # cannot be written, as a busy group's cannot
+    (tmp_path / "own").write_text("0::/user/delegated/shell\n")
+    monkeypatch.setattr("experiments.cgroups._OWN", tmp_path / "own")
+    with cgroup("x", cpu_share=0.25, memory_bytes=None, top=top) as group:
+        assert [folder.parent for folder in group.folders] == [delegated]
+        assert (delegated / "cgroup.subtree_control").read_text() == "+cpu"
+
+
 def test_a_share_too_small_for_10_ms_gets_the_shortest_period_that_the_kernel_takes(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpu memory")
     with cgroup("x", cpu_share=0.05, memory_bytes=None, top=tmp_path) as group:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,10 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from experiments.calibration import LinkOffTarget, calibrate
+from experiments.calibration import Calibration, LinkOffTarget, calibrate
 from experiments.hosts import Host
 from experiments.links import emulated_link
-from experiments.namespaces import namespace_pair, netem_command, tbf_command, why_not_netem, why_not_relay
+from experiments.namespaces import (
+    DEVICE,
+    SERVER_HOST,
+    connect_by_veth,
+    namespace_pair,
+    netem_command,
+    tbf_command,
+    why_not_netem,
+    why_not_relay,
+)
 from experiments.shape import METHODS, EmulatedLink, Method, Shape
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +57,55 @@ def test_5_mbit_and_20_ms_by_proxy_measure_as_such() -> None:
     with emulated_link(Shape(5e6, 5e6, rtt_s=0.02), methods=("proxy",)) as link:
         measured = calibrate(link)
     assert 0.019 < measured.rtt_s < 0.04
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("can_namespace")
+def test_no_packet_between_namespaces_is_larger_than_a_frame() -> None:
+    with namespace_pair() as pair:
+        connect_by_veth(pair)
+        probe = (sys.executable, "-m", "experiments.link_probe")
+        serving = subprocess.Popen(
+            ["ip", "netns", "exec", pair.server, *probe, "serve", SERVER_HOST], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        assert serving.stdout is not None
+        with serving.stdout as output:
+            port = int(output.readline())
+        measure = (*probe, "measure", f"{SERVER_HOST}:{port}", "1", "3000000:1000000", "3000000:1000000")
+        subprocess.run(["ip", "netns", "exec", pair.device, *measure], cwd=ROOT, check=True, timeout=60)
+        serving.kill()
+        serving.wait()
+        for name in (pair.device, pair.server):
+            said = subprocess.run(
+                ["ip", "-n", name, "-s", "-j", "link", "show", DEVICE], check=True, capture_output=True
+            )
+            sent = json.loads(said.stdout)[0]["stats64"]["tx"]
+            assert sent["bytes"] > 3_000_000
+            assert sent["bytes"] <= 1514 * sent["packets"]
+
+
+@pytest.mark.parametrize(
+    ("measured", "fault"),
+    [
+        (Calibration(5.1e6, 4.9e6, 0.0205, 1), None),
+        (Calibration(5.1e6, 4.9e6, 0.0225, 1), None),  # 0.26 ms of frames and what processes take
+        (Calibration(5.2e6, 5e6, 0.0205, 1), r"up \+4.0%"),
+        (Calibration(5e6, 4e6, 0.0205, 1), "down -20.0%"),
+        (Calibration(5e6, float("nan"), 0.0205, 1), "down"),
+        (Calibration(5e6, 5e6, 0.019, 1), "round trip -1.0 ms"),
+        (Calibration(5e6, 5e6, 0.030, 1), r"round trip \+10.0 ms"),
+    ],
+)
+def test_rates_and_round_trip_are_judged(measured: Calibration, fault: str | None) -> None:
+    faults = measured.faults(Shape(5e6, 5e6, rtt_s=0.02))
+    assert len(faults) == (fault is not None)
+    if fault:
+        assert re.search(fault, faults[0])
+
+
+def test_a_slow_links_own_frames_are_part_of_its_ping() -> None:
+    assert not Calibration(0.13e6, 0.13e6, 0.0205, 1).faults(Shape(0.13e6, 0.13e6, rtt_s=0.01))
+    assert Calibration(13e6, 13e6, 0.0205, 1).faults(Shape(13e6, 13e6, rtt_s=0.01))
 
 
 @pytest.fixture(params=["namespaces", "proxy"])
