@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from splitnn.cost.estimate import Codecs, nanoseconds
 from splitnn.cost.network import Topology
@@ -184,6 +184,8 @@ def compute_envelope(
     """
     if not topology.up:
         raise ValueError("an envelope needs a link: the topology has one host")
+    if varying not in get_args(Varying):
+        raise ValueError(f"the rates that vary are {' or '.join(get_args(Varying))}, not {varying!r}")
     if not 0 < low_bps < high_bps < math.inf:
         raise ValueError(f"an envelope's bandwidths go from above 0 to something finite, not {low_bps} to {high_bps}")
     hosts = [host.name for host in topology.hosts]

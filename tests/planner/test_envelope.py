@@ -151,3 +151,9 @@ def _at(topology: Topology, bandwidth_bps: float, round_trip_s: float, varying: 
         up=(Link(bandwidth_bps, round_trip_s / 2), *topology.up[1:]),
         down=(Link(down_bps, round_trip_s / 2), *topology.down[1:]),
     )
+
+
+def test_a_rate_that_nothing_varies_is_refused() -> None:
+    problem = random_problem(random.Random(1), layers=3, tiers=2, pinned=False)
+    with pytest.raises(ValueError, match="not 'down'"):
+        compute_envelope(problem.graph, problem.profiles, problem.topology, varying="down")  # type: ignore[arg-type]
