@@ -81,7 +81,7 @@ def _panel(axis: Any, cells: Sequence[Cell], planning: Planning, *, rtt_s: float
         each.set_minor_formatter(NullFormatter())
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_xticks([rate / 1e6 for rate in sorted(set(rates))])
-    down = "" if down_over_up == 1 else f", {down_over_up:g} times as fast downwards"
+    down = "" if down_over_up == 1 else f", {down_over_up:.3g} times as fast downwards"
     axis.set_title(f"round trip {rtt_s * 1e3:g} ms{down}; dotted: the planner changes plans", fontsize=8)
 
 
