@@ -251,7 +251,8 @@ def test_queues_that_come_and_go_do_not_make_the_round_trip_longer(seed: int) ->
     fake.chance = random.Random(seed)
     for n in range(60):
         fake.send(15_000, queued_s=0.0 if n % 3 == 0 else fake.chance.uniform(0.0, 0.2))
-    assert fake.estimator.round_trip_s == pytest.approx(0.02, rel=0.1)
+    wire_s = 15_000 * 8 / 50e6  # counts as round trip where queues have hidden the rate
+    assert 0.0199 < fake.estimator.round_trip_s < 0.0201 + wire_s
 
 
 @pytest.mark.parametrize("far_s", [0.06, 0.0601, math.inf, math.nan, -1.0])
