@@ -55,8 +55,10 @@ class Pipeline:
 
         Raises:
             ProfileMismatch: the plan is of another model.
-            ValueError: a host that has layers has no transport.
+            ValueError: a host that has layers has no transport, or exits shall answer on more than two hosts.
         """
+        if exits is not None and len(plan.hosts) > 2:
+            raise ValueError(f"exits answer on a device and one other host, not on {len(plan.hosts)} hosts")
         if not plan.is_local and len(transports) != len(plan.hosts) - 1:
             raise ValueError(f"a plan for {len(plan.hosts)} hosts needs a transport a hop, not {len(transports)}")
         self.plan = plan

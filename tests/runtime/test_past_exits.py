@@ -60,7 +60,14 @@ def in_time(model: Model, plan: Plan) -> Exits:
     return model.exits.only(*(name for name in kept if tier[name] in (0, furthest)))
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 3])
+def test_exits_on_more_than_two_hosts_are_refused(seed: int) -> None:
+    model = captured(next(iter(KINDS.values())))
+    plan = random_plan(model, 3, random.Random(seed))
+    with pytest.raises(ValueError, match="one other host"):
+        Pipeline(model, plan, [Direct(ModelHost(model))] * 2, exits=model.exits)
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_plan_gives_each_sample_the_answer_of_the_first_sure_exit(kind: str, hosts: int, seed: int) -> None:
     chance = random.Random(seed)
