@@ -17,20 +17,9 @@ from device_agent.leaving import ask_whole, check_of, exits_for, is_whole_tail, 
 from device_agent.navigator import DEVICE, Navigator, parse_pin
 from device_agent.patience import Patience
 from device_agent.refusals import Refusals
+from device_agent.rest import Rest
 from splitnn.cost.profile import Profile
-from splitnn.errors import (
-    CodecError,
-    DeadlineExceeded,
-    DigestMismatch,
-    InvalidInput,
-    Overloaded,
-    PayloadTooLarge,
-    RequestError,
-    SplitnnError,
-    TransportError,
-    Unavailable,
-    UnknownModel,
-)
+from splitnn.errors import DigestMismatch, InvalidInput, PayloadTooLarge, SplitnnError, Unavailable, UnknownModel
 from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model
 from splitnn.instrument import Instrument
@@ -45,7 +34,6 @@ from splitnn.runtime.stages import largest_layer_bytes
 from splitnn.transport.base import Announcement, Answer, Clock, Description, HostReport, Parameter, Request, Timings
 
 _log = logging.getLogger(__name__)
-_NEARLY = 0.95  # timers of two hosts differ
 _CHECK_S = 10.0  # a check of an answer may take so long
 
 
@@ -86,7 +74,6 @@ class Agent:
         self._name = name
         self._profile = profile
         self._deadline_s = deadline_s
-        self._patience = patience or Patience()
         self._slowdown = slowdown
         self._instrument = instrument or Instrument()
         self._clock = clock
@@ -108,6 +95,15 @@ class Agent:
             policy=audit or AuditPolicy(),
             chance=chance,
             instrument=self._instrument,
+        )
+        self._rest = Rest(
+            cloud,
+            navigator,
+            engine,
+            patience=patience or Patience(),
+            refusals=self._refusals,
+            before=self.audit.make_way,
+            clock=clock,
         )
         cloud.subscribe(self._on_cloud_change)
 
@@ -189,7 +185,7 @@ class Agent:
         if course.plan.is_local or progress.hosts_done == len(course.plan.hosts):
             progress = await pipeline.finish_here(progress)
         else:
-            progress, degraded = await self._ask_cloud(course, progress, load, exits)
+            progress, degraded = await self._rest.done(course.pipeline, course.plan, progress, load=load)
             if is_typical and not degraded and is_whole_tail(progress, exits):
                 timings = progress.answers[-1].timings
                 self._navigator.observe_cloud(pipeline.stages[1].layers, timings.queue_s + timings.compute_s)
@@ -255,53 +251,6 @@ class Agent:
         if pin == "auto" and (reason := self._refusals.reason(course.plan.id, load=load)):
             return await self._courses.alone(exits), f"the cloud refuses this plan: {reason}"
         return course, ""
-
-    async def _ask_cloud(
-        self, course: Course, progress: Progress, load: float, exits: Exits | None
-    ) -> tuple[Progress, str]:
-        """The finished request, and why the cloud had no part in it; "" when it had. ``load`` is in examples."""
-        pipeline, cost = course.pipeline, course.plan.predicted
-        rest = pipeline.stages[1].layers
-        if progress.passage is not None:
-            load *= len(progress.passage.aboard) / len(progress.passage.verdicts)
-        self.audit.make_way()
-        asked_s = self._clock()
-        remote_s = (cost.latency_s - cost.compute_s[0]) * load * (self._cloud.under_way + 1)
-        busy, to_answer = load * (self._engine.waiting + 1), pipeline.layers_to_an_answer(progress)
-        local_s = self._navigator.device_seconds(rest) * busy
-        answer_s = self._navigator.device_seconds(to_answer) * busy if to_answer else 0.0
-        until_s = self._patience.until_answered_s(
-            now_s=asked_s,
-            deadline_s=min(progress.deadline_s, progress.answer_by_s),
-            remote_s=remote_s,
-            local_s=local_s,
-            answer_s=answer_s,
-        )
-        if until_s is None:
-            return await pipeline.finish_here(progress), "its deadline left no time to ask the cloud"
-        try:
-            done = await pipeline.advance(progress, until_s=until_s)
-        except Overloaded as error:
-            reason = f"the cloud is overloaded: {error}"
-        except DeadlineExceeded as error:
-            waited_s = self._clock() - asked_s
-            reason = f"no answer from the cloud within {waited_s:.2f} s: {error}"
-            if waited_s >= self._patience.patient_s(remote_s) * _NEARLY:  # else the request was in a hurry, no more
-                self._cloud.estimator.observe_unfinished(round(cost.sent_bytes * load), waited_s)
-                self._cloud.lose(f"DeadlineExceeded: {reason}")
-        except (TransportError, DigestMismatch, UnknownModel) as error:  # no plan could help
-            reason = f"{type(error).__name__}: {error}"
-        except (RequestError, CodecError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            done = await pipeline.finish_here(progress)
-            # The device has no objection, so it is not the request.
-            if self._refusals.add(course.plan.id, load=load, reason=reason):
-                _log.error("the cloud refuses what this plan sends; not used for a while: %s: %s", course.plan, reason)
-            return done, reason
-        else:
-            self._refusals.clear(course.plan.id, load=load)
-            return done, ""
-        return await pipeline.finish_here(progress), reason
 
     def _is_whole(self, request: Request) -> bool:
         graph = self._model.graph

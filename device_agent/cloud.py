@@ -11,17 +11,16 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
 
 from device_agent.probing import probe_link
+from device_agent.reports import Control, Reports
 from splitnn.cost.bandwidth import LinkEstimator
 from splitnn.errors import (
     CodecError,
     DeadlineExceeded,
     DigestMismatch,
     Overloaded,
-    ProfileMismatch,
     RequestError,
     SplitnnError,
     TransportError,
@@ -32,19 +31,10 @@ from splitnn.graph.graph import Graph
 from splitnn.transport.base import Answer, Clock, HostReport, Probe, Request, Transport
 
 _log = logging.getLogger(__name__)
-_LEAST_SLOWDOWN, _MOST_SLOWDOWN = 0.01, 1000.0  # what may be believed
 _REPORT_SHARE = 100  # requests wait behind a report,
 _PROBE_SHARE = 20  # and behind probes: so many times longer than they took the link is left alone
 _MOST_UNDER_WAY = 64  # requests;
 _MOST_BYTES = 512 * 2**20  # of their tensors
-
-
-class Control(Protocol):
-    """What the cloud says about itself; ``ControlClient`` is one."""
-
-    async def get_profile(
-        self, name: str, *, version: str = "", known_profile: str = "", timeout_s: float
-    ) -> HostReport: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +78,7 @@ class Cloud:
         self.lost_because = "the cloud was not reached yet"  # "" while it can be used
         self._subscribers: list[Callable[[], None]] = []
         self._transport = transport
-        self._control = control
-        self._name, self._digest, self._graph = name, digest, graph
+        self._reports = Reports(control, name=name, digest=digest, graph=graph)
         self._rhythm = rhythm
         self._chance = chance or random.Random()
         self._clock = clock
@@ -265,30 +254,11 @@ class Cloud:
     async def _ask_report(self) -> None:
         """Raises DigestMismatch: the cloud serves another model under this name."""
         asked_s = self._clock()
-        known = self.report or HostReport(None)
-        report = await self._control.get_profile(
-            self._name,
-            version=self._digest,
-            known_profile=known.profile_id,
-            timeout_s=self._rhythm.report_timeout_s,
-        )
+        news = await self._reports.ask(known=self.report, timeout_s=self._rhythm.report_timeout_s)
         self._reported_s = self._clock()
         # A profile comes once, however long a slow link takes for it; what comes again and again is the load.
-        self._report_took_s = 0.0 if report.profile is not None else self._reported_s - asked_s
-        if report.digest != self._digest:
-            raise DigestMismatch(f"its {self._name!r} is {report.digest[:12]}, here it is {self._digest[:12]}")
-        if report.profile is None and report.profile_id == known.profile_id:
-            report = replace(report, profile=known.profile)
-        elif report.profile is not None:
-            try:
-                report.profile.check_fits(self._graph, self._digest)
-            except ProfileMismatch as error:
-                _log.warning("the cloud's profile is of no use: %s", error)
-                report = replace(report, profile=None)
-        if not _LEAST_SLOWDOWN <= report.slowdown <= _MOST_SLOWDOWN:  # NaN too
-            _log.warning("the cloud calls itself %s times slower than its profile; ignored", report.slowdown)
-            report = replace(report, slowdown=1.0)
-        self.report = report
+        self._report_took_s = 0.0 if news.has_profile else self._reported_s - asked_s
+        self.report = news.report
 
     def _tell(self) -> None:
         for callback in self._subscribers:
