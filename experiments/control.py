@@ -49,7 +49,7 @@ def say(message: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-class SteeredProcess:
+class SteeredProgram:
     """Starts such a process and asks it things. A context manager; ``close`` ends the process.
 
     ``start`` starts it elsewhere than here: ``Host.start``, for one.

@@ -31,7 +31,7 @@ from experiments.demo_picture import Answered, Where, draw
 from experiments.demo_ways import MODEL, Way, ask, encoded_photo_plan, measure, parts, photos, table_of
 from experiments.hosts import Host
 from experiments.programs import Program
-from experiments.proxy_process import ProxyProcess
+from experiments.steered_proxy import SteeredProxy
 from splitnn import zoo
 from splitnn.cost.profile import Profile
 from splitnn.graph import package
@@ -131,13 +131,13 @@ def _profile(model: Model) -> Profile:
     return profile
 
 
-def _start(scratch: Path, stack: ExitStack) -> tuple[str, ProxyProcess]:
+def _start(scratch: Path, stack: ExitStack) -> tuple[str, SteeredProxy]:
     """Both programs, joined by a slow link: where the agent listens, and the link."""
     profile = str(scratch / "profile.json")
     cloud = stack.enter_context(Host("cloud"))
     device = stack.enter_context(Host("device"))
     server = Program(cloud, "cloud_server", "--models", str(scratch), "--listen", "127.0.0.1:0", "--profile", profile)
-    link = stack.enter_context(ProxyProcess(server.address, link=f"{RATES[0]}/{ROUND_TRIP}"))
+    link = stack.enter_context(SteeredProxy(server.address, link=f"{RATES[0]}/{ROUND_TRIP}"))
     agent = Program(
         device, "device_agent", "--server", link.address, "--model", str(scratch / MODEL), "--listen", "127.0.0.1:0",
         "--profile", profile, "--slowdown", str(SLOWDOWN), "--codecs", ",".join(CODEC_NAMES),
@@ -147,7 +147,7 @@ def _start(scratch: Path, stack: ExitStack) -> tuple[str, ProxyProcess]:
     return agent.address, link
 
 
-async def _follow(agent: GrpcTransport, link: ProxyProcess, seconds: float) -> list[Answered]:
+async def _follow(agent: GrpcTransport, link: SteeredProxy, seconds: float) -> list[Answered]:
     """Classify photo after photo while the link changes; print each answer."""
     answers: list[Answered] = []
     views = photos()

@@ -40,7 +40,7 @@ def scratch_folder(what: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep() -> list[str]:
+def remove_leftovers() -> list[str]:
     """End the processes of, and remove, every namespace, group and scratch folder of a dead owner; what was removed.
 
     Leaves alone what belongs to living processes and what it may not remove.
@@ -128,5 +128,5 @@ def _kill(pid: int) -> None:
 
 
 if __name__ == "__main__":
-    for name in sweep():
+    for name in remove_leftovers():
         print("removed", name)

@@ -19,9 +19,9 @@ from experiments.namespaces import (
     why_not_netem,
     why_not_relay,
 )
-from experiments.proxy_process import ProxyProcess
-from experiments.relay import RelayProcess
+from experiments.relay import SteeredRelay
 from experiments.shape import METHODS, EmulatedLink, Method, Shape, Side
+from experiments.steered_proxy import SteeredProxy
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _linked(method: Method, pair: NamespacePair | None, shape: Shape, seed: int)
 
         yield NamespacedLink(pair, shape, by_netem, method=method, cannot="reorders packets when it has jitter")
     else:
-        with RelayProcess(pair, seed=seed) as relay:
+        with SteeredRelay(pair, seed=seed) as relay:
             bring_up(pair)
 
             def by_relay(shape: Shape, loss: float) -> None:
@@ -151,7 +151,7 @@ class ProxiedLink:
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
-        self._proxies: dict[int, ProxyProcess] = {}
+        self._proxies: dict[int, SteeredProxy] = {}
         self._is_blocked = False
 
     @property
@@ -164,7 +164,7 @@ class ProxiedLink:
     def address_of(self, port: int) -> str:
         if port not in self._proxies:
             link = f"{_rates(self._shape)}/{_round_trip(self._shape)}"
-            self._proxies[port] = ProxyProcess(f"{self.server_host}:{port}", link=link)
+            self._proxies[port] = SteeredProxy(f"{self.server_host}:{port}", link=link)
             if self._is_blocked:
                 self._proxies[port].block()
         return self._proxies[port].address

@@ -29,7 +29,7 @@ import torch
 
 from experiments.machine import machine
 from experiments.overhead_ways import WAYS
-from experiments.process_setup import set_up_process
+from experiments.program_setup import set_up_program
 
 FIXED_MS, PER_MB_MS = 0.45, 1.2  # the aim: this much over the socket
 Samples = dict[int, dict[str, list[tuple[float, float]]]]
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds, about fifteen seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     arguments = parser.parse_args()
-    set_up_process()
+    set_up_program()
     sizes = [2**10, 2**16, 2**20, 2**22, 2**24] if arguments.quick else [2**n for n in range(10, 25)]
     rounds = 25 if arguments.quick else 100
     servers = {way: start_server(way) for way in WAYS}

@@ -22,7 +22,7 @@ import grpc.aio
 import torch
 from google.protobuf.wrappers_pb2 import BytesValue
 
-from experiments.process_setup import set_up_process
+from experiments.program_setup import set_up_program
 from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import Announcement, Answer, Description, Limits, Request
 from splitnn.transport.channel import channel_options, server_options
@@ -211,5 +211,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    set_up_process()
+    set_up_program()
     asyncio.run(main())

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch
 import torch
 
 import splitnn
-from experiments.control import Lines, SteeredProcess, say
+from experiments.control import Lines, SteeredProgram, say
 from experiments.hosts import Host
 from splitnn import zoo
 from splitnn.cost.bench import ModelBench
@@ -63,7 +63,7 @@ def compare(name: str, share: float) -> dict[str, dict[str, float]]:
         file = Path(scratch, "inside.json")
         command = [sys.executable, "-m", "experiments.profile_protocols", "--inside", name, str(file)]
         with device.full_speed():
-            process = SteeredProcess(command, start=device.start, start_limit_s=120.0, cwd=_PROJECT_ROOT)
+            process = SteeredProgram(command, start=device.start, start_limit_s=120.0, cwd=_PROJECT_ROOT)
         with process:
             answer = process.ask({"do": "measure"}, limit_s=580.0)
         inside = Profile.from_json(json.loads(file.read_text()))

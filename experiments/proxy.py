@@ -161,6 +161,6 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    from experiments.proxy_process import main
+    from experiments.steered_proxy import main
 
     main()

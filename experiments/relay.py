@@ -2,7 +2,7 @@
 
 tbf keeps the rate and the queue of a busy link, but lets the first frames after a pause pass at once, as no link does
 (3100 bytes: 190 ms at 0.13 Mbit/s): here each packet takes the time that its bytes take on the wire. A process of its
-own, steered by JSON lines (``RelayProcess``); needs root. Adds 0.2 to 0.7 ms to a round trip and takes about 7 % of a
+own, steered by JSON lines (``SteeredRelay``); needs root. Adds 0.2 to 0.7 ms to a round trip and takes about 7 % of a
 core at 10 Mbit/s, 27 % at 100. When whoever started it dies, it ends and sweeps up what that one left.
 """
 
@@ -22,9 +22,9 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from experiments.control import Lines, SteeredProcess, say
+from experiments.control import Lines, SteeredProgram, say
 from experiments.launch import enter_namespace
-from experiments.leftovers import is_dead, sweep, wait_until
+from experiments.leftovers import is_dead, remove_leftovers, wait_until
 from experiments.namespaces import DEVICE, NamespacePair
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
@@ -71,7 +71,7 @@ class Way:
         return due
 
 
-class RelayProcess(SteeredProcess):
+class SteeredRelay(SteeredProgram):
     """Starts the relay between two namespaces; it makes the TUN devices, without addresses. A context manager.
 
     Raises:
@@ -163,7 +163,7 @@ def main() -> None:
     say({"ready": DEVICE})
     if not relay(tuns, (Way(seed), Way(seed + 1))):
         wait_until(lambda: is_dead(owner), limit_s=2.0)
-        sweep()
+        remove_leftovers()
 
 
 if __name__ == "__main__":

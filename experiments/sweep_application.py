@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.control import Lines, SteeredProcess, say
+from experiments.control import Lines, SteeredProgram, say
 from experiments.hosts import Host
 
 _PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ class Application:
 
     def __init__(self, host: Host) -> None:
         command = [sys.executable, "-m", "experiments.sweep_application"]
-        self._process = SteeredProcess(command, start=host.start, start_limit_s=120.0, cwd=_PROJECT_ROOT)
+        self._process = SteeredProgram(command, start=host.start, start_limit_s=120.0, cwd=_PROJECT_ROOT)
 
     def ask(self, agent: str, model: str, *, example: Path, plan: str, deadline_s: float) -> dict[str, Any]:
         """One request, by the plan's line or ``auto``.

@@ -79,10 +79,10 @@ def headline(cells: Sequence[Cell]) -> dict[str, float | None]:
     regrets = _regrets(cells, AGENT)
     planned = _regrets(cells, PLANNED)
     crossed = [loss for cell in cells if (loss := cross_fitted_regret(cell)) is not None]
-    remote = [(cell, way) for cell, way in chosen if cell.shape.up_bps <= _SLOW_BPS and way.number("sent_bytes")]
-    overheads = [overhead_s(cell, way) / way.p50_s for cell, way in remote]
+    counted, _ = _overhead_cells(cells)
+    overheads = [overhead_s(cell, way) / way.p50_s for cell, way in counted]
     without_coding = [
-        (overhead_s(cell, way) - way.number("encode_s") - way.number("decode_s")) / way.p50_s for cell, way in remote
+        (overhead_s(cell, way) - way.number("encode_s") - way.number("decode_s")) / way.p50_s for cell, way in counted
     ]
     figures: dict[str, float | None] = {
         "regret_mean": _or_none(statistics.mean, regrets),
@@ -108,10 +108,50 @@ def headline(cells: Sequence[Cell]) -> dict[str, float | None]:
     figures["worst_loss_vs_both_ends"] = _or_none(max, _losses(chosen, ENDS))
     figures["cells"] = len(cells)
     figures["cells_without_choice"] = len(without_choice(cells))
+    surveys = [cell.survey for cell in cells if cell.survey]
+    figures["candidate_cuts"] = sum(survey.candidates for survey in surveys)
+    figures["candidate_cuts_measured"] = sum(survey.measured for survey in surveys)
+    figures["candidate_cuts_left_out"] = sum(survey.left_out for survey in surveys)
+    figures["candidate_cuts_unanswered"] = sum(survey.unanswered for survey in surveys)
     figures["requests"] = sum(len(way.requests) for cell in cells for way in cell.ways)
     figures["requests_degraded"] = sum(len(way.degraded) for cell in cells for way in cell.ways)
     figures["requests_failed"] = sum(len(way.failures) for cell in cells for way in cell.ways)
     return figures
+
+
+def notes_of(cells: Sequence[Cell]) -> dict[str, Any]:
+    """What the headline figures rest on, in words: the oracle, the overhead, and which cells have no choice."""
+    return {
+        "oracle": oracle_in_words(cells),
+        "overhead_share": _overhead_cells(cells)[1],
+        "without_choice": without_choice(cells),
+    }
+
+
+def oracle_in_words(cells: Iterable[Cell]) -> str:
+    """What regret is measured against."""
+    surveys = [cell.survey for cell in cells if cell.survey]
+    cuts, measured = sum(each.candidates for each in surveys), sum(each.measured for each in surveys)
+    text = f"the quickest way that was measured in the cell: baselines, and {measured} of {cuts} candidate cuts"
+    if left_out := sum(each.left_out for each in surveys):
+        factors = ", ".join(f"{factor:g}" for factor in sorted({each.within for each in surveys}))
+        text += f"; {left_out} were left out, predicted above {factors} times the quickest measured and predicted"
+    if unanswered := sum(each.unanswered for each in surveys):
+        text += f"; {unanswered} were not answered"
+    return text
+
+
+def _overhead_cells(cells: Iterable[Cell]) -> tuple[list[tuple[Cell, Measured]], str]:
+    """The agent's ways that the overhead is taken from, and which they are: remote ones on slow links, if there are."""
+    chosen = [(cell, way) for cell in cells if (way := cell.chosen)]
+    slow = [(cell, way) for cell, way in chosen if cell.shape.up_bps <= _SLOW_BPS]
+    if remote := [(cell, way) for cell, way in slow if way.number("sent_bytes")]:
+        return remote, f"of the {len(remote)} cells up to 20 Mbit/s in which the agent used the cloud"
+    if slow:
+        return slow, f"of {len(slow)} cells up to 20 Mbit/s, in none of which the agent used the cloud"
+    if chosen:
+        return chosen, f"of {len(chosen)} cells above 20 Mbit/s: none was slower"
+    return [], "none: no cell has a figure of the agent's choice"
 
 
 def without_choice(cells: Iterable[Cell]) -> list[str]:
@@ -141,7 +181,8 @@ def summary_lines(cells: Sequence[Cell], figures: Mapping[str, float | None], ab
     lines += [
         "",
         f"{'model':<19} {'link':<15} {'agent':>8} {'predicted':>9} {'oracle':>8} {'regret':>7} "
-        f"{'device':>8} {'raw':>8} {'jpeg':>8} {'neuro':>8} {'n+codec':>8} {'static':>8}  what the agent chose",
+        f"{'device':>8} {'raw':>8} {'jpeg':>8} {'neuro':>8} {'n+codec':>8} {'static':>8} {'cuts':>8}  "
+        "what the agent chose",
     ]
     for cell in cells:
         chosen, oracle = cell.chosen, cell.oracle
@@ -151,11 +192,13 @@ def summary_lines(cells: Sequence[Cell], figures: Mapping[str, float | None], ab
         others = " ".join(_ms(cell.find(role)) for role in BASELINES)
         lines.append(
             f"{cell.model:<19} {cell.shape!s:<15} {_ms(chosen)} {chosen.number('predicted_s') * 1e3:9.0f} "
-            f"{_ms(oracle)} {chosen.p50_s / oracle.p50_s - 1:7.1%} {others}  {choice_in_words(chosen)}"
+            f"{_ms(oracle)} {chosen.p50_s / oracle.p50_s - 1:7.1%} {others} {_cuts(cell):>8}  "
+            + choice_in_words(chosen)
             + ("" if cell.is_calibrated else "  (link off its rate)")
         )
     width = max(map(len, figures))
-    lines += ["", "times in ms, medians of the requests", ""]
+    lines += ["", "times in ms, medians of the requests; cuts: candidates measured / all", ""]
+    lines += [f"oracle: {oracle_in_words(cells)}", f"overhead_share: {_overhead_cells(cells)[1]}", ""]
     lines += [f"{name:<{width}}  {'-' if figure is None else f'{figure:.4g}'}" for name, figure in figures.items()]
     return lines
 
@@ -200,6 +243,7 @@ def _row(cell: Cell, way: Measured) -> dict[str, Any]:
         "degraded": len(way.degraded),
         "failed": len(way.failures),
         "uncorrected_s": cost.latency_s,
+        "oracle": str(cell.survey) if cell.survey else "",
     }
     if not way.requests:
         return row
@@ -233,6 +277,10 @@ def _link(cell: Cell) -> dict[str, Any]:
         "rtt_s": shape.rtt_s,
         "link_within_3_percent": cell.is_calibrated,
     }
+
+
+def _cuts(cell: Cell) -> str:
+    return f"{cell.survey.measured}/{cell.survey.candidates}" if cell.survey else "-"
 
 
 def _ms(way: Measured | None) -> str:

@@ -37,13 +37,28 @@ class Setup:
     server_share: float = 1.0
     codecs: tuple[str, ...] = _CODECS
     rounds: int = 5
-    rivals: int = 3  # best cuts elsewhere that the oracle may choose from
+    oracle: str = "1.4"  # candidate cuts within so many times the quickest are measured; or "all"
     way_s: float = 6.0  # of each way in a cell: slow ones get fewer requests
     profiling_s: float = 10.0
     photos: tuple[str, ...] = ()  # () sends the example that was profiled
     methods: tuple[Method, ...] = METHODS
     off_target: Literal["left out", "labelled"] = "left out"  # what becomes of links that are off their rate
     cell_s: float = 10.0  # what a cell takes as a rule
+
+    @property
+    def within(self) -> float:
+        """The oracle's factor; infinite when every candidate cut is measured.
+
+        Raises:
+            ValueError: ``oracle`` is no such factor.
+        """
+        try:
+            factor = math.inf if self.oracle == "all" else float(self.oracle)
+        except ValueError:
+            factor = math.nan
+        if not (factor >= 1 and (math.isfinite(factor) or self.oracle == "all")):
+            raise ValueError(f"--oracle is a factor of at least 1, such as 1.4, or all, not {self.oracle!r}")
+        return factor
 
     def minutes(self, *, known: int = 0) -> float:
         """A guess at what it will take when so many cells are known already."""
@@ -59,7 +74,7 @@ QUICK = Setup(
     device_share=0.2,
     server_share=0.8,
     rounds=3,
-    rivals=1,
+    oracle="1.4",
     way_s=1.5,
     profiling_s=3.0,
     off_target="labelled",
@@ -83,7 +98,11 @@ def parse(argv: Sequence[str] | None, *, description: str) -> tuple[Setup, argpa
     parser.add_argument("--server-share", type=float, metavar="X", help="of a core (default 1)")
     parser.add_argument("--codecs", type=_words, metavar="A,B", help=f"allowed (default {','.join(_CODECS)})")
     parser.add_argument("--rounds", type=int, metavar="N", help="requests of each way (default 5)")
-    parser.add_argument("--rivals", type=int, metavar="N", help="best cuts elsewhere, for the oracle (default 3)")
+    parser.add_argument(
+        "--oracle",
+        metavar="X",
+        help="measure candidate cuts predicted within X times the quickest, or all (default 1.4)",
+    )
     parser.add_argument("--profiling-s", type=float, metavar="S", help="for each model (default 10)")
     parser.add_argument("--photos", type=_words, metavar="A,B", help="requests carry these, not the profiled example")
     parser.add_argument("--methods", type=_words, metavar="A,B", help=f"of emulating the link: {', '.join(METHODS)}")
@@ -119,8 +138,7 @@ def _check(setup: Setup) -> None:
     for amount in (setup.device_share, setup.server_share, setup.rounds, setup.profiling_s):
         if not (math.isfinite(amount) and amount > 0):
             raise ValueError(f"shares, rounds and seconds must be above 0, not {amount}")
-    if setup.rivals < 0:
-        raise ValueError(f"--rivals must be at least 0, not {setup.rivals}")
+    setup.within  # noqa: B018 -- refuses what is no factor
     at_most = _CORES_FOR_SHARES * (os.cpu_count() or 1)
     if setup.device_share + setup.server_share > at_most:
         raise ValueError(f"the shares add up to more than {at_most:g} of this machine's {os.cpu_count()} cores")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from experiments.shape import Shape
 from experiments.sweep_cells import Cell, Measured
+from experiments.sweep_cuts import Survey
 from splitnn.planner.plan import Plan
 
 _FILE = "cells.jsonl"
@@ -58,6 +60,7 @@ class Store:
             "load": cell.load,
             "switches_bps": cell.switches_bps,
             "notes": cell.notes,
+            "survey": _plain(cell.survey) if cell.survey else None,
             "ways": [
                 {
                     "plan": way.plan.to_json(),
@@ -86,6 +89,15 @@ def _fixed(setup: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
+def _plain(survey: Survey) -> dict[str, Any]:
+    """JSON has no infinity: None stands for it."""
+    return asdict(survey) | {"within": survey.within if math.isfinite(survey.within) else None}
+
+
+def _survey(written: Mapping[str, Any]) -> Survey:
+    return Survey(**{**written, "within": math.inf if written["within"] is None else written["within"]})
+
+
 def _cell(written: Mapping[str, Any]) -> Cell:
     return Cell(
         model=written["model"],
@@ -105,4 +117,5 @@ def _cell(written: Mapping[str, Any]) -> Cell:
         switches_bps=tuple(written["switches_bps"]),
         notes=tuple(written["notes"]),
         about=written["about"],
+        survey=_survey(written["survey"]) if written["survey"] else None,
     )

@@ -1,4 +1,4 @@
-"""The ways to run a model over one link that are worth measuring: baselines, the planner's choice, its rivals. Pure."""
+"""The ways to run a model over one link that are worth measuring: baselines and the planner's choices. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from splitnn.cost.estimate import Codecs, tabulate
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
-from splitnn.planner.chain import alternatives, every_cut
+from splitnn.planner.chain import every_cut
 from splitnn.planner.envelope import Envelope
 from splitnn.planner.min_cut import plan as best_plan
 from splitnn.planner.pins import tier_ranges
@@ -19,7 +19,7 @@ from splitnn.planner.terms import terms_of
 HOSTS = ("device", "cloud")
 DEVICE, CLOUD_RAW, COMPRESSED = "device", "cloud raw", "cloud compressed"
 NEUROSURGEON, NEUROSURGEON_CODED, STATIC = "neurosurgeon", "neurosurgeon+codecs", "static"
-PLANNED, AGENT = "planned", "agent"
+PLANNED, AGENT, CANDIDATE = "planned", "agent", "candidate"
 BASELINES = (DEVICE, CLOUD_RAW, COMPRESSED, NEUROSURGEON, NEUROSURGEON_CODED, STATIC)
 
 _IMAGE_CODECS = ("jpeg90", "png")  # what a user would send a photo as, the usual one first
@@ -84,14 +84,12 @@ def ways_over(
     envelope: Envelope,
     static: Plan,
     chain: Sequence[int],
-    rivals: int,
 ) -> list[Way]:
-    """Baselines and candidates over one link, each plan once, the quickest by prediction first.
+    """Baselines and choices over one link, each plan once, the quickest by prediction first.
 
-    The oracle's candidates are all of these: the planner's choice, every plan of the envelope, the best ``rivals``
-    cuts elsewhere, both ends, and whatever the baselines chose. Not all cuts.
+    The planner's choice, every plan of its envelope, both ends, and whatever the baselines chose.
     """
-    graph, size = planning.graph, len(planning.graph)
+    size = len(planning.graph)
     best = planning.best(topology)
     named: list[tuple[str, Plan]] = [
         (PLANNED, best),
@@ -102,12 +100,6 @@ def ways_over(
         (NEUROSURGEON_CODED, planning.neurosurgeon(topology, codecs=planning.codecs, chain=chain)),
         (STATIC, repriced(planning, static, topology)),
         *(("envelope", repriced(planning, piece.plan, topology)) for piece in envelope.pieces()),
-        *(
-            ("rival", plan)
-            for plan in alternatives(
-                graph, planning.profiles, topology, best=best, codecs=planning.codecs, count=rivals
-            )
-        ),
     ]  # fmt: skip
     roles: dict[str, list[str]] = {}
     plans: dict[str, Plan] = {}

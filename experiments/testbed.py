@@ -23,14 +23,14 @@ from experiments.calibration import Calibration as Calibration
 from experiments.calibration import LinkOffTarget as LinkOffTarget
 from experiments.calibration import calibrate as calibrate
 from experiments.hosts import Host as Host
-from experiments.leftovers import sweep as sweep
+from experiments.leftovers import remove_leftovers as remove_leftovers
 from experiments.links import emulated_link as emulated_link
-from experiments.proxy_process import ProxyProcess as ProxyProcess
 from experiments.replay import replayed as replayed
 from experiments.shape import METHODS as METHODS
 from experiments.shape import EmulatedLink as EmulatedLink
 from experiments.shape import Method as Method
 from experiments.shape import Shape as Shape
+from experiments.steered_proxy import SteeredProxy as SteeredProxy
 from experiments.synthetic_traces import synthetic_trace as synthetic_trace
 from experiments.traces import Trace as Trace
 from experiments.traces import load_trace as load_trace
@@ -48,7 +48,7 @@ def calibrated_link(
         LinkOffTarget: the link's rate is more than 3 % off.
         RuntimeError: there is no way to emulate such a link here.
     """
-    for name in sweep():
+    for name in remove_leftovers():
         logger.info("removed what a dead experiment left: %s", name)
     with emulated_link(shape, methods=methods, seed=seed) as link:
         yield link, calibrate(link)

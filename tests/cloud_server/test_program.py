@@ -20,7 +20,7 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from torch import Tensor, nn
 
-from experiments.proxy_process import ProxyProcess
+from experiments.steered_proxy import SteeredProxy
 from splitnn.errors import DigestMismatch, InvalidInput, PayloadTooLarge, Unavailable, UnknownModel
 from splitnn.graph.capture import capture
 from splitnn.graph.model import Model
@@ -186,7 +186,7 @@ def test_told_to_stop_it_finishes_what_is_under_way_and_takes_nothing_new(tmp_pa
 
 @pytest.mark.parametrize("call", ["unary", "stream"])
 def test_an_answer_that_a_slow_link_still_carries_when_told_to_stop_arrives_whole(call: Call, tmp_path: Path) -> None:
-    async def scenario(running: Server, link: ProxyProcess) -> None:
+    async def scenario(running: Server, link: SteeredProxy) -> None:
         async with transport_to(link.address, call=call) as transport:
             under_way = asyncio.create_task(transport.infer(request("wide")))
             while link.count()["down_bytes"] < 200_000:
@@ -197,7 +197,7 @@ def test_an_answer_that_a_slow_link_still_carries_when_told_to_stop_arrives_whol
 
     arguments = ("--models", packages(tmp_path, "wide"), "--listen", "127.0.0.1:0", "--profiling", "never")
     with server(tmp_path / "log", *arguments, "--grace-s", "60") as running:
-        with ProxyProcess(running.wait_ready(), link="20Mbps/2ms") as link:
+        with SteeredProxy(running.wait_ready(), link="20Mbps/2ms") as link:
             asyncio.run(scenario(running, link))
         assert "still under way" not in running.log()
 

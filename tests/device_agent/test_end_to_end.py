@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from device_agent.program import CLOUD_HEALTH
 from experiments.hosts import Host
 from experiments.programs import Program
-from experiments.proxy_process import ProxyProcess
+from experiments.steered_proxy import SteeredProxy
 from splitnn.cost.profiler import profile
 from splitnn.graph import package
 from splitnn.graph.capture import capture
@@ -72,7 +72,7 @@ class Play:
     scene: Scene
     stack: ExitStack
     server: Program
-    link: ProxyProcess
+    link: SteeredProxy
     agent: Program
     client: GrpcTransport
     answers: list[Answer] = field(default_factory=list)
@@ -132,7 +132,7 @@ def agent_options(scene: Scene) -> tuple[str, ...]:
 async def play(scene: Scene, *, link: str) -> AsyncIterator[Play]:
     with ExitStack() as stack:
         server = start_server(stack, scene, "127.0.0.1:0")
-        proxy = stack.enter_context(ProxyProcess(server.address, link=link))
+        proxy = stack.enter_context(SteeredProxy(server.address, link=link))
         agent = start_agent(stack, scene, proxy.address)
         client = GrpcTransport(agent.address)
         try:

@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 
 from experiments.shape import METHODS, Method, Shape
-from experiments.sweep_cells import Cell, Measured, _contends, measure_cell, topology_of
+from experiments.sweep_cells import Cell, Measured, topology_of
+from experiments.sweep_cuts import Survey
+from experiments.sweep_measuring import Compiled, _Turns, measure_cell
 from experiments.sweep_plots import draw_model
 from experiments.sweep_report import (
     cross_fitted_regret,
     headline,
+    notes_of,
     overhead_s,
     requests_of,
     rows_of,
@@ -64,7 +67,7 @@ def ways(planning: Planning, *, over: Shape = LINK) -> dict[str, Plan]:
     topology = topology_of(over)
     envelope = compute_envelope(planning.graph, planning.profiles, topology, codecs=planning.codecs, varying="both")
     static = planning.best(topology)
-    found = ways_over(planning, topology, envelope=envelope, static=static, chain=planning.cut_vertices(), rivals=2)
+    found = ways_over(planning, topology, envelope=envelope, static=static, chain=planning.cut_vertices())
     assert len({way.plan.id for way in found}) == len(found)  # each plan once
     return {role: way.plan for way in found for role in way.roles}
 
@@ -107,7 +110,7 @@ def measured(
 
 
 def cell(*ways: Measured) -> Cell:
-    return Cell("m", LINK, is_calibrated=True, ways=ways, load=0.0)
+    return Cell("m", LINK, is_calibrated=True, ways=ways, load=0.0, survey=Survey(9, 4, 5, 0, within=math.inf))
 
 
 def test_regret_speedup_and_error_are_fractions_of_medians() -> None:
@@ -170,7 +173,7 @@ def test_the_agents_choice_is_one_of_the_ways_and_all_take_turns() -> None:
     agent = FakeAgent(planning)
     given = [Way(plan, (role,)) for role, plan in ways(planning).items() if role in (DEVICE, COMPRESSED, "cloud png")]
     slowest_s = max(way.plan.predicted.latency_s for way in given)
-    found = measure_cell(
+    found, _ = measure_cell(
         agent, planning, given, LINK, rounds=4, way_s=2.5 * slowest_s, chance=random.Random(1), pause_s=0.0
     )
     by_role = {role: way for way in found for role in way.roles}
@@ -183,12 +186,21 @@ def test_the_agents_choice_is_one_of_the_ways_and_all_take_turns() -> None:
     assert by_role["cloud png"].degraded
 
 
+def compiled_plans(plans: Sequence[Plan]) -> Compiled:
+    compiled = Compiled()
+    for plan in plans:
+        compiled.add(plan.id)
+    return compiled
+
+
 def test_the_agent_chooses_after_it_has_tried_every_way_once() -> None:
     planning = planning_of(chain(50, 10, 400, 2, 8))
     agent = FakeAgent(planning)
     given = list({plan.id: Way(plan, (role,)) for role, plan in ways(planning).items() if role == DEVICE}.values())
-    warm = {way.plan.id for way in given}
-    found = measure_cell(agent, planning, given, LINK, rounds=3, way_s=1e-9, chance=random.Random(1), warm=warm)
+    compiled = compiled_plans([way.plan for way in given])
+    found, _ = measure_cell(
+        agent, planning, given, LINK, rounds=3, way_s=1e-9, chance=random.Random(1), compiled=compiled
+    )
     assert agent.asked.index("auto") == len(given)  # nothing to warm up: one round, then the choice
     assert [len(way.requests) for way in found if AGENT in way.roles] == [1], "a choice that is new is measured too"
 
@@ -197,7 +209,7 @@ def test_after_three_rounds_only_those_go_on_that_may_yet_be_the_best_and_the_ag
     planning = planning_of(chain(50, 10, 400, 2, 8))
     agent = FakeAgent(planning)
     given = list({plan.id: Way(plan, (role,)) for role, plan in ways(planning).items()}.values())
-    found = measure_cell(agent, planning, given, LINK, rounds=9, way_s=1e9, chance=random.Random(1), pause_s=0.0)
+    found, _ = measure_cell(agent, planning, given, LINK, rounds=9, way_s=1e9, chance=random.Random(1), pause_s=0.0)
     quickest_s = min(way.p50_s for way in found if way.requests)
     for way in found:
         if way.requests:
@@ -208,14 +220,27 @@ def test_after_three_rounds_only_those_go_on_that_may_yet_be_the_best_and_the_ag
 
 def test_plans_that_the_agent_has_compiled_are_not_warmed_up_again_but_the_quickest_remote_ones_are() -> None:
     planning = planning_of(chain(50, 10, 400, 2, 8))
-    agent, warm = FakeAgent(planning), set[str]()
+    agent, compiled = FakeAgent(planning), Compiled()
     given = list({plan.id: Way(plan, (role,)) for role, plan in ways(planning).items()}.values())
-    asked = []
+    uncounted = []
     for _ in range(2):
         agent.asked.clear()
-        measure_cell(agent, planning, given, LINK, rounds=1, way_s=1e9, chance=random.Random(1), pause_s=0.0, warm=warm)
-        asked.append(len(agent.asked[: agent.asked.index("auto")]))
-    assert asked == [len(given), 2]
+        found, _ = measure_cell(
+            agent, planning, given, LINK,
+            rounds=1, way_s=1e9, chance=random.Random(1), pause_s=0.0, compiled=compiled,
+        )  # fmt: skip
+        counted = sum(len(way.requests) + len(way.degraded) for way in found)
+        uncounted.append(len(agent.asked) - agent.asked.count("auto") - counted)
+    assert uncounted == [len(given), 2]
+
+
+def test_an_agent_forgets_the_plan_that_it_was_asked_for_longest_ago() -> None:
+    compiled = Compiled()
+    for number in (*range(20), 0, *range(20, 40)):
+        compiled.add(f"plan {number}")
+    assert "plan 39" in compiled
+    assert "plan 0" in compiled
+    assert "plan 1" not in compiled
 
 
 def test_an_interrupted_sweep_knows_its_cells_again(tmp_path: Path) -> None:
@@ -287,14 +312,28 @@ def test_the_summary_says_how_it_was_measured() -> None:
 
 
 def test_what_was_finished_without_the_cloud_ends_no_other_ways_turns() -> None:
-    found = ways(planning_of(chain(50, 10, 400, 2, 8)))
-    way, given_up = Way(found[DEVICE], (DEVICE,)), found["cloud png"]
-    requests: dict[str, list[dict[str, Any]]] = {
-        way.plan.id: [{"total_s": 1.0, "choose_s": 0.0}],
-        given_up.id: [{"total_s": 0.1, "choose_s": 0.0, "degraded": "too slow"}],
-    }
-    assert _contends(way, requests)
-    assert not _contends(Way(given_up, ("cloud png",)), requests)
+    planning = planning_of(chain(50, 10, 400, 2, 8))
+    found = ways(planning)
+    way, given_up = Way(found[DEVICE], (DEVICE,)), Way(found["cloud png"], ("cloud png",))
+    turns = _Turns(FakeAgent(planning), Compiled(), pause_s=0.0)  # which gives up on PNG
+    for each in (way, given_up):
+        turns.take(each, 0)
+    assert turns.contends(way)
+    assert not turns.contends(given_up)
+
+
+def test_overhead_is_reported_of_what_there_is_and_says_of_what() -> None:
+    remote, local = cell(measured([AGENT], [0.1], tiers=1)), cell(measured([AGENT], [0.05]))
+    fast = dataclasses.replace(local, shape=Shape(1e9, 1e9, rtt_s=0.02))
+    for cells, share, words in (
+        ([remote, local], overhead_s(remote, remote.ways[0]) / 0.1, "used the cloud"),
+        ([local, fast], (0.05 - 0.03) / 0.05, "in none of which"),
+        ([fast], (0.05 - 0.03) / 0.05, "above 20 Mbit/s"),
+    ):
+        assert headline(cells)["overhead_share"] == pytest.approx(share)
+        assert words in notes_of(cells)["overhead_share"]
+    assert headline([])["overhead_share"] is None
+    assert "none" in notes_of([])["overhead_share"]
 
 
 def test_a_picture_has_a_panel_for_each_round_trip_and_ratio_of_rates(
@@ -330,9 +369,12 @@ def test_a_quick_sweep_leaves_its_files_and_finite_figures(tmp_path: Path, metho
     report = json.loads((tmp_path / "figures.json").read_text())
     figures = report["headline"]
     assert report["about"]["link_method"] in ([method] if method else METHODS)
-    for name in ("regret_mean", "regret_worst", "prediction_error_median", "prediction_error_p90",
-                 "speedup_vs_device_median", "speedup_vs_cloud_median", "worst_loss_vs_any_baseline"):  # fmt: skip
+    for name in ("regret_mean", "regret_worst", "prediction_error_median", "prediction_error_p90", "overhead_share",
+                 *(f"speedup_vs_{end}_{word}" for end in ("device", "cloud") for word in ("min", "median", "max")),
+                 "worst_loss_vs_any_baseline"):  # fmt: skip
         assert math.isfinite(figures[name]), name
+    assert figures["candidate_cuts"] == figures["candidate_cuts_measured"] + figures["candidate_cuts_left_out"]
+    assert "candidate cuts" in report["notes"]["oracle"]
     assert figures["cells"] == len(report["setup"]["models"]) * len(report["setup"]["links"])
     for name in ("rows.csv", "requests.csv", "summary.txt", *(f"{model}.png" for model in report["setup"]["models"])):
         assert (tmp_path / name).stat().st_size > 0, name

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from experiments.leftovers import is_dead, owned_name, remove_cgroup, scratch_folder, sweep, wait_until
+from experiments.leftovers import is_dead, owned_name, remove_cgroup, remove_leftovers, scratch_folder, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +57,7 @@ def test_a_killed_experiment_leaves_no_process_and_the_next_one_no_name(methods:
     assert wait_until(lambda: all(map(is_dead, made["pids"])), limit_s=10), "processes die by themselves"
     if made["method"] == "tbf+relay":
         assert wait_until(lambda: is_nothing_left(made), limit_s=10), "the relay sweeps up after its owner"
-    sweep()
+    remove_leftovers()
     assert is_nothing_left(made)
 
 
@@ -82,7 +82,7 @@ def test_a_sweep_leaves_the_living_alone(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("experiments.leftovers._CGROUPS", tmp_path)
     monkeypatch.setattr("experiments.leftovers._NAMESPACES", tmp_path / "none")
     monkeypatch.setattr("experiments.leftovers.remove_cgroup", removed.append)
-    sweep()
+    remove_leftovers()
     assert removed == [dead]
 
 
@@ -99,7 +99,7 @@ def test_scratch_files_of_the_dead_are_removed_and_no_others(tmp_path: Path, mon
     link = tmp_path / f"splitnn-{gone.pid}-0a1b2d-sweep"
     link.symlink_to(elsewhere)
     with scratch_folder("sweep") as mine:
-        assert sweep() == [str(dead)]
+        assert remove_leftovers() == [str(dead)]
         assert not dead.exists()
         assert elsewhere.exists()
         assert mine.is_dir()

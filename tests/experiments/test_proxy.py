@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from experiments.proxy import link_proxy, split_address
-from experiments.proxy_process import ProxyProcess
+from experiments.steered_proxy import SteeredProxy
 
 PAYLOAD = bytes(range(256)) * 512  # 128 KiB
 
@@ -169,44 +169,44 @@ def test_flip_changes_one_bit_once() -> None:
 
 
 @pytest.fixture
-def proxy_process() -> Iterator[ProxyProcess]:
-    with ProxyProcess("127.0.0.1:1", link="2Mbps:20Mbps/40ms") as proxy:
+def proxy() -> Iterator[SteeredProxy]:
+    with SteeredProxy("127.0.0.1:1", link="2Mbps:20Mbps/40ms") as proxy:
         yield proxy
 
 
-def test_the_process_says_its_port_obeys_and_counts(proxy_process: ProxyProcess) -> None:
+def test_the_process_says_its_port_obeys_and_counts(proxy: SteeredProxy) -> None:
     async def test() -> None:
         async with echo_server() as server:
-            with ProxyProcess(server, link="50Mbps/5ms") as proxy:
+            with SteeredProxy(server, link="50Mbps/5ms") as proxy:
                 assert await echoed(proxy.address, PAYLOAD) == PAYLOAD
                 assert proxy.count() == {"up_bytes": len(PAYLOAD), "down_bytes": len(PAYLOAD), "connections": 1}
 
     run(test())
-    assert split_address(proxy_process.address)[1] > 0
-    proxy_process.set(rate="5Mbps", rtt="10ms")
-    proxy_process.block()
-    proxy_process.heal()
-    proxy_process.abort()
-    proxy_process.flip("down")
+    assert split_address(proxy.address)[1] > 0
+    proxy.set(rate="5Mbps", rtt="10ms")
+    proxy.block()
+    proxy.heal()
+    proxy.abort()
+    proxy.flip("down")
 
 
-def test_a_wrong_command_is_answered_with_an_error_and_the_process_lives(proxy_process: ProxyProcess) -> None:
+def test_a_wrong_command_is_answered_with_an_error_and_the_process_lives(proxy: SteeredProxy) -> None:
     with pytest.raises(RuntimeError, match="no rate"):
-        proxy_process.set(rate="fast")
+        proxy.set(rate="fast")
     with pytest.raises(RuntimeError, match="no such command"):
-        proxy_process.ask({"do": "dance"})
-    assert proxy_process.count()["connections"] == 0
+        proxy.ask({"do": "dance"})
+    assert proxy.count()["connections"] == 0
 
 
-def test_a_port_in_use_is_one_clear_line(proxy_process: ProxyProcess) -> None:
+def test_a_port_in_use_is_one_clear_line(proxy: SteeredProxy) -> None:
     with pytest.raises(RuntimeError, match=r"status 2.*[Aa]ddress already in use"):
-        ProxyProcess("127.0.0.1:1", link="2Mbps", listen=proxy_process.address)
+        SteeredProxy("127.0.0.1:1", link="2Mbps", listen=proxy.address)
 
 
 @pytest.mark.parametrize(("link", "message"), [("fast", "no rate"), ("1Mbps/soon", "no time"), ("0Mbps", "above 0")])
 def test_a_wrong_link_is_one_clear_line(link: str, message: str) -> None:
     with pytest.raises(RuntimeError, match=f"status 2.*{message}"):
-        ProxyProcess("127.0.0.1:1", link=link)
+        SteeredProxy("127.0.0.1:1", link=link)
 
 
 def test_the_process_ends_with_its_standard_input() -> None:

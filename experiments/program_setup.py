@@ -1,4 +1,4 @@
-"""A process set up as our programs are, so that every rival of a comparison has the same."""
+"""A program set up as ours are, so that every rival of a comparison has the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from splitnn.graph.allocator import keep_freed_memory
 
 
-def set_up_process() -> None:
+def set_up_program() -> None:
     """One thread for torch, freed memory kept, uvloop where it is installed, no visits to torch's many objects."""
     keep_freed_memory()
     gc.collect()

@@ -1,4 +1,4 @@
-"""The proxy as a process of its own: its command line, and the class that starts and steers it."""
+"""The proxy as a program of its own: its command line, and the class that starts and steers it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from experiments.control import Lines, SteeredProcess, say
+from experiments.control import Lines, SteeredProgram, say
 from experiments.proxy import LinkProxy, Side, link_proxy
 from splitnn.cost.network import parse_link, parse_seconds
 
 _PROJECT_ROOT = Path(__file__).resolve().parent.parent  # where ``-m experiments.proxy`` is found
 
 
-class ProxyProcess(SteeredProcess):
+class SteeredProxy(SteeredProgram):
     """A proxy in front of ``target``, in a process of its own; a context manager.
 
     ``link`` is text as ``splitnn.cost.network.parse_link`` reads it: ``10Mbps/20ms``, ``2Mbps:20Mbps/40ms``. The proxy
