@@ -101,10 +101,13 @@ class LinkEstimator:
         """Bytes that mean nothing and their acknowledgement: tells of the link, not of when requests come."""
         self._add_timed(size_bytes, max(elapsed_s, 1e-6), self._gap(elapsed_s))
 
-    def observe_round_trip(self, seconds: float) -> None:
-        """A message of no size and its answer took so long."""
-        self._note_round_trip(seconds)
-        self._pings.append((self._clock(), seconds))
+    def observe_round_trip(self, seconds: float, *, is_alone: bool = True) -> None:
+        """A message of no size and its answer took so long; beside other work that says only that it is no longer."""
+        if is_alone:
+            self._note_round_trip(seconds)
+            self._pings.append((self._clock(), seconds))
+        else:
+            self._note_bound(seconds)
 
     def observe_unfinished(self, sent_bytes: int, elapsed_s: float) -> None:
         """A request was given up on after so long, though the other host lives: the rate is at most that."""
@@ -159,7 +162,7 @@ class LinkEstimator:
         return math.inf if self._measured_s is None else self._clock() - self._measured_s
 
     def _add_timed(self, size: float, network_s: float, gap_s: float) -> None:
-        self._whole.append((self._clock(), network_s))
+        self._note_bound(network_s)
         round_trip_s = self.round_trip_s
         series = self._series_of(gap_s)
         if network_s - round_trip_s > min(round_trip_s, max(_TELLING_S, round_trip_s * _STEP)):
@@ -169,12 +172,10 @@ class LinkEstimator:
 
     def _note_round_trip(self, seconds: float) -> None:
         """A sample; the third in a row that is clearly longer than believed means that the round trip has grown."""
-        now_s = self._clock()
-        if not self._pings or seconds <= self.round_trip_s * (1 + _STEP) + _TRIP_SLACK_S:
-            self._longer.clear()
-            self._last_short_s = now_s
+        if not self._pings or not self._is_longer(seconds):
+            self._note_short_trip()
             return
-        self._unsettled_s = now_s
+        now_s = self._unsettled_s = self._clock()
         self._longer.append((now_s, seconds))
         if len(self._longer) < _STEP_RUN:
             return
@@ -184,6 +185,20 @@ class LinkEstimator:
         self._longer.clear()
         self._run.clear()
         self._tell_rates_again()
+
+    def _is_longer(self, seconds: float) -> bool:
+        """Whether that is clearly longer than the round trip that is believed."""
+        return seconds > self.round_trip_s * (1 + _STEP) + _TRIP_SLACK_S
+
+    def _note_bound(self, seconds: float) -> None:
+        """The round trip is no longer than that, whatever the rate is and whoever shared the link."""
+        if not self._is_longer(seconds):
+            self._note_short_trip()
+        self._whole.append((self._clock(), seconds))
+
+    def _note_short_trip(self) -> None:
+        self._longer.clear()
+        self._last_short_s = self._clock()
 
     def _tell_rates_again(self) -> None:
         """The rates of transfers since the round trip was last as short as believed: it was longer."""
@@ -210,6 +225,8 @@ class LinkEstimator:
         return self._after_idle if gap_s >= IDLE_S else self._warm
 
     def _add(self, series: deque[_Transfer], new: _Transfer) -> None:
+        if not new.size_bytes:
+            return  # tells of no rate
         own_bps = _rate_bps(series)
         believed_bps = own_bps or _rate_bps(self._warm) or _rate_bps(self._after_idle) or self._guess_bps
         if new.meaning == "at least" and new.rate_bps <= believed_bps:
