@@ -1,4 +1,4 @@
-"""One request past the exits of a plan: those on this host, and those that the last host may answer from."""
+"""One request past the exits of a plan: those on this host and on the hosts between, and those of the last host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model, Value
 from splitnn.planner.plan import Plan
 from splitnn.runtime.engine import Engine
-from splitnn.runtime.exits import Passage, begin, told
+from splitnn.runtime.exits import Passage, begin, judged, lightened, told
 from splitnn.runtime.inputs import samples_of
 from splitnn.runtime.legs import Leg, parts, passing
 from splitnn.runtime.progress import Progress
@@ -95,7 +95,7 @@ class PastExits:
         return replace(after, hosts_done=progress.hosts_done + 1)
 
     def sends(self, progress: Progress) -> dict[str, Value]:
-        """What the next host needs of what is held."""
+        """What the next host needs of what is held: that which it is asked for is computed from all of it."""
         held = _passage(progress).tensors
         read = {name for leg in self._parts[progress.hosts_done].legs for name in leg.part.inputs}
         return {name: value for name, value in held.items() if name in read}
@@ -103,11 +103,14 @@ class PastExits:
     def wants(self, progress: Progress) -> tuple[tuple[str, ...], dict[str, Parameter]]:
         """The tensors that the next host is to return, and the request's parameters.
 
-        Only the last host answers from exits. One before it returns what the hosts behind it read.
+        Only the last host answers from exits. One before it returns what the hosts behind it read, beside its exits'
+        logits, of which this host judges.
         """
         part = self._parts[progress.hosts_done]
         if part.frontier:
-            return tuple(name for name in part.frontier if name not in _passage(progress).tensors), {}
+            held = _passage(progress).tensors
+            made = [*part.frontier, *(each.output for each in part.exits)]
+            return tuple(dict.fromkeys(name for name in made if name not in held)), {"exits": "none"}
         return (self.output,), {"exits": ",".join(each.name for each in part.exits)}
 
     def heard(self, progress: Progress, answer: Answer, made: Mapping[str, Value]) -> Progress:
@@ -120,12 +123,20 @@ class PastExits:
         after = replace(progress, answers=(*progress.answers, answer), hosts_done=at + 1)
         if frontier := self._parts[at].frontier:
             there = {**passage.tensors, **made}
-            return _at(after, replace(passage, tensors={name: there[name] for name in frontier}))
-        logits = made[self.output]
-        if not isinstance(logits, torch.Tensor) or len(logits) != len(passage.aboard):
-            raise CodecError(f"host {self._plan.hosts[at]!r} answered for another batch than it was asked for")
+            for each in self._parts[at].exits:
+                logits = self._logits(there[each.output], passage, host=self._plan.hosts[at])
+                passage = judged(passage, logits, each, host=self._plan.hosts[at])
+            passage = lightened(replace(passage, tensors={name: there[name] for name in frontier}), self._graph)
+            return self.settled(_at(after, passage)) if passage.is_over else _at(after, passage)
+        logits = self._logits(made[self.output], passage, host=self._plan.hosts[at])
         names = str(answer.parameters.get("exit", "")).split(",")
         return self.settled(_at(after, told(passage, logits, names, self._exits, host=self._plan.hosts[at])))
+
+    def _logits(self, value: Value, passage: Passage, *, host: str) -> torch.Tensor:
+        """An exit's, a row for each sample aboard. Raises CodecError: the host answered for another batch."""
+        if not isinstance(value, torch.Tensor) or len(value) != len(passage.aboard):
+            raise CodecError(f"host {host!r} answered for another batch than it was asked for")
+        return value
 
     def layers_to_an_answer(self, progress: Progress) -> tuple[str, ...]:
         """What this host would have to run until every sample has some answer; () when it has one."""

@@ -32,9 +32,10 @@ class Pipeline:
     The transports and a given engine stay their owner's; ``close`` ends an engine of the pipeline's own.
 
     With ``exits`` a request is over as soon as one of them is sure: here after each exit whose logits are made here,
-    at the last host by its own account. The one output is then the last exit's, whichever answered. Where the way to
-    the next exit would take longer than the deadline allows, by ``predict`` or in fact, what the exits before it have
-    said is the answer (SPINN), and ``Progress.is_short``.
+    at the last host by its own account. A host between them runs its whole part and sends its exits' logits along,
+    which are judged here: where they are sure no further host is asked. The one output is then the last exit's,
+    whichever answered. Where the way to the next exit would take longer than the deadline allows, by ``predict`` or in
+    fact, what the exits before it have said is the answer (SPINN), and ``Progress.is_short``.
     """
 
     def __init__(
@@ -55,10 +56,8 @@ class Pipeline:
 
         Raises:
             ProfileMismatch: the plan is of another model.
-            ValueError: a host that has layers has no transport, or exits shall answer on more than two hosts.
+            ValueError: a host that has layers has no transport.
         """
-        if exits is not None and len(plan.hosts) > 2:
-            raise ValueError(f"exits answer on a device and one other host, not on {len(plan.hosts)} hosts")
         if not plan.is_local and len(transports) != len(plan.hosts) - 1:
             raise ValueError(f"a plan for {len(plan.hosts)} hosts needs a transport a hop, not {len(transports)}")
         self.plan = plan

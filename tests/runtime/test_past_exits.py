@@ -56,18 +56,19 @@ def in_time(model: Model, plan: Plan) -> Exits:
         deeper = [tier[other.name] for other in model.exits.exits[at + 1 :]]
         if all(tier[each.name] <= other for other in deeper):
             kept.append(each.name)
-    furthest = max(tier[name] for name in kept)  # a host between the device and the last one only passes on
-    return model.exits.only(*(name for name in kept if tier[name] in (0, furthest)))
+    return model.exits.only(*kept)
 
 
-def test_exits_on_more_than_two_hosts_are_refused(seed: int) -> None:
-    model = captured(next(iter(KINDS.values())))
-    plan = random_plan(model, 3, random.Random(seed))
-    with pytest.raises(ValueError, match="one other host"):
-        Pipeline(model, plan, [Direct(ModelHost(model))] * 2, exits=model.exits)
+def is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """But for rounding: a batch sums up in another order, so that a row (N, classes) is as exact as its largest logit.
+
+    A bound for each logit alone fails where large terms cancel out: of logits of 168 and -0.5 both were 2e-5 off.
+    """
+    scale = expected.abs().amax(1, keepdim=True)
+    return bool(((found - expected).abs() <= 1e-6 * scale).all())
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("hosts", [1, 2, 3, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_plan_gives_each_sample_the_answer_of_the_first_sure_exit(kind: str, hosts: int, seed: int) -> None:
     chance = random.Random(seed)
@@ -85,7 +86,7 @@ def test_any_plan_gives_each_sample_the_answer_of_the_first_sure_exit(kind: str,
                 found = torch.as_tensor((await pipeline.run({name: samples}))[answer_name(model)])
                 rows = [samples[i : i + 1] for i in range(count)]
                 expected = torch.cat([by_hand(model, row, exits=usable).logits for row in rows])
-                assert torch.equal(found, expected) if count == 1 else torch.allclose(found, expected, atol=1e-5), seed
+                assert torch.equal(found, expected) if count == 1 else is_close(found, expected), seed
             pipeline.close()
         for each in far:
             each.host.close()
