@@ -25,8 +25,10 @@ from splitnn.cost.profile import Profile
 from splitnn.cost.profile_file import open_profile
 from splitnn.cost.profiler import profile
 from splitnn.errors import Unavailable
+from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model
 from splitnn.planner.accuracy import Allowance, drops_of
+from splitnn.planner.exit_accuracy import policy_drops
 from splitnn.runtime.door import Door
 from splitnn.runtime.engine import Engine, Limits
 from splitnn.runtime.engines.serving import check_engine, compile_on, require, stages_on
@@ -87,7 +89,7 @@ async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured
         stand_in=as_cloud(measured),
         codecs=settings.codecs,
         exits=model.exits,
-        allowance=_allowance(settings, measured),
+        allowance=_allowance(settings, measured, model.exits),
         pin=_pin(settings.plan, model),
     )
     agent = Agent(
@@ -114,7 +116,7 @@ async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured
     await door.tell(serves=True)
     running = [asyncio.create_task(_tell_health(cloud, door)), asyncio.create_task(agent.steer())]
     if navigator.uses_cloud:
-        running.append(asyncio.create_task(cloud.watch()))
+        running.append(asyncio.create_task(cloud.watch(is_calm=lambda: agent.is_calm)))
     if model.exits is not None:
         running += [asyncio.create_task(agent.audit.run()), asyncio.create_task(_tell_exits(agent.audit, door))]
     try:
@@ -179,12 +181,14 @@ def _load(settings: Settings) -> tuple[Model, Profile]:
     if settings.save_profile:
         Path(settings.save_profile).write_text(json.dumps(measured.to_json()))
     _pin(settings.plan, model)  # a plan that does not fit is told now
-    _allowance(settings, measured)
+    _allowance(settings, measured, model.exits)
     return model, measured
 
 
-def _allowance(settings: Settings, measured: Profile) -> Allowance | None:
+def _allowance(settings: Settings, measured: Profile, exits: Exits | None) -> Allowance | None:
     """The lossy codecs that the profile's calibration allows beside those that were named; None when none may be lost.
+
+    Of a model with exits those that were calibrated for all of them together.
 
     Raises:
         ValueError: the profile has no calibration.
@@ -193,7 +197,10 @@ def _allowance(settings: Settings, measured: Profile) -> Allowance | None:
         return None
     if measured.accuracy is None:
         raise ValueError(f"--max-accuracy-drop: {settings.profile} has no calibration; run `splitnn calibrate` for it")
-    drops = drops_of(measured.accuracy, CODECS)
+    found = measured.accuracy
+    drops = drops_of(found, CODECS) if exits is None else policy_drops(found, CODECS, exits)
+    if exits is not None and not drops:
+        _log.warning("%s does not say what lossy codecs cost these exits: none is used", settings.profile)
     named = [codec for codec in settings.codecs if CODECS[codec].lossless]
     codecs = tuple(dict.fromkeys([*named, *(codec for _, codec in drops)]))
     return Allowance(codecs, drops, parse_share(settings.max_accuracy_drop))

@@ -15,6 +15,7 @@ from rich.table import Table
 from splitnn.cli.progress import progress_bar
 from splitnn.cli.sources import MODEL_HELP, open_model, open_profile
 from splitnn.cost.accuracy import Calibration
+from splitnn.cost.exit_drops import ExitDrops
 from splitnn.cost.profile_file import write_profile
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _DESCRIPTION = """\
 Encode and decode tensors of MODEL with each codec, run the rest of the model on the result, and compare the answers:
 with the labels where the data have them, else with the model's own. What that costs, with its interval of 95 %, and
 the bytes go into the profiles; `splitnn plan --max-accuracy-drop` goes by it, and nothing lossy is used without it.
+Where MODEL has early exits that is measured for every way to ask them, with the thresholds that they have: once these
+are chosen anew, calibrate again.
 
   splitnn calibrate efficientnet_lite0 --data photos --profile device.json --profile cloud.json
   splitnn calibrate my_package.my_module:make_model --data folder_of_images --codecs int8+zstd,even4 --count 1000 \\
@@ -117,5 +120,22 @@ def _print(name: str, calibration: Calibration, written: list[str]) -> None:
                 "" if i else tensor, codec, f"{found.median_bytes}", f"{found.p95_bytes}", f"{found.drop.estimate:.2%}",
                 interval,
             )  # fmt: skip
-    Console(width=None if Console().is_terminal else 160).print(table)
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(table)
+    if calibration.exits is not None:
+        console.print(f"{lost} lost at most, by the exits that are asked")
+        console.print(_by_exits(calibration.exits))
     print(f"{name}: {calibration.samples} samples of {calibration.data}; wrote {', '.join(written)}")
+
+
+def _by_exits(drops: ExitDrops) -> Table:
+    """The upper ends of what lossy codecs cost each exit alone, and all together."""
+    ways = [(each.name,) for each in drops.exits]
+    ways += [tuple(each.name for each in drops.exits)] if len(ways) > 1 else []
+    table = Table("tensor", "codec", *(" ".join(asked) for asked in ways), box=None, header_style="bold")
+    for tensor, codecs in drops.drops.items():
+        lossy = {codec: found for codec, found in codecs.items() if any(drop.high > 0 for drop in found.values())}
+        for i, (codec, found) in enumerate(lossy.items()):
+            ends = (f"{found[asked].high:.2%}" if asked in found else "" for asked in ways)
+            table.add_row("" if i else tensor, codec, *ends)
+    return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from splitnn.cli.comparison import Option, no_cut, obeys, other_cuts
 from splitnn.cli.doubts import doubts
 from splitnn.cli.front import describe_front, find_front, front_json, parse_pair, plot_front
 from splitnn.cli.goals import add_goals, describe, goals_of, to_json
-from splitnn.cli.policies import NOT_USED, in_time, pins_of, plan_json, report_plan
+from splitnn.cli.policies import NOT_USED, UNCALIBRATED, in_time, pins_of, plan_json, report_plan
 from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
 from splitnn.cli.two_hosts import chosen_codecs
 from splitnn.cli.versions import Version, add_versions, best_version, drops_of_version, limit_of, versions_of
@@ -114,7 +115,9 @@ def run(args: argparse.Namespace) -> int:
         deadline_s = goals.constraints.deadline_s
         budget = None
         if limit is not None:
-            budget = limit, drops_of_version(Version(args.model, model, profiles), codecs) if limit > 0 else {}
+            asked = Version(args.model, model, profiles)
+            lossy = codecs if limit > 0 else ()
+            budget = limit, lambda policy: drops_of_version(asked, lossy, policy=policy)
         weighed = in_time(
             model.exits,
             graph,
@@ -126,6 +129,8 @@ def run(args: argparse.Namespace) -> int:
             deadline_s=deadline_s,
             budget=budget,
         )
+        if limit and lossy and not drops_of_version(asked, lossy, policy=model.exits):
+            print(UNCALIBRATED, file=sys.stderr)
         print(
             json.dumps(plan_json(weighed, deadline_s=deadline_s))
             if args.json

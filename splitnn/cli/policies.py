@@ -9,7 +9,7 @@ from splitnn.cost.network import format_rate
 from splitnn.errors import InfeasiblePlan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from splitnn.cli.goals import Goals
     from splitnn.cost.network import Topology
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from splitnn.planner.plan import Mode, Plan
 
 NOT_USED = "its exits are not used: they are planned for latency, a deadline, and layers kept on one host"
+
+UNCALIBRATED = (
+    "only lossless codecs are used: no profile says what lossy ones cost these exits with these thresholds; "
+    "`splitnn calibrate` measures it"
+)
 
 
 def pins_of(goals: Goals, graph: Graph, topology: Topology) -> dict[str, str] | None:
@@ -48,12 +53,12 @@ def in_time(
     mode: Mode,
     pins: Mapping[str, str],
     deadline_s: float | None,
-    budget: tuple[float, Mapping[Option, float]] | None = None,
+    budget: tuple[float, Callable[[Exits], Mapping[Option, float]]] | None = None,
 ) -> list[Weighed]:
     """Every way to ask the exits, the one to follow first.
 
     That is the model's own way; with a deadline the most accurate in time; with a budget (the accuracy that may be
-    lost, and what lossy codecs cost of it) the quickest within both.
+    lost, and what lossy codecs cost each policy of it) the quickest within both.
 
     Raises:
         InfeasiblePlan: nothing is in time; says what is nearest.

@@ -15,9 +15,11 @@ from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan
 from splitnn.planner.accuracy import Option, drop_of_plan, drops_of, within_accuracy
+from splitnn.planner.exit_accuracy import policy_drops
 from splitnn.planner.plan import LOSSLESS, Mode, Plan
 
 if TYPE_CHECKING:
+    from splitnn.graph.exits import Exits
     from splitnn.graph.model import Model
     from splitnn.planner.choice import Choice
 
@@ -209,8 +211,8 @@ def _solve(
     return plan(graph, version.profiles, topology, codecs=codecs, mode=mode), None
 
 
-def drops_of_version(version: Version, codecs: Sequence[str]) -> dict[Option, float]:
-    """What lossy codecs cost, from the first profile that knows.
+def drops_of_version(version: Version, codecs: Sequence[str], *, policy: Exits | None = None) -> dict[Option, float]:
+    """What lossy codecs cost, from the first profile that knows; ``policy`` says which of the model's exits are asked.
 
     Raises:
         ValueError: lossy codecs may be used, but nothing was calibrated.
@@ -218,7 +220,8 @@ def drops_of_version(version: Version, codecs: Sequence[str]) -> dict[Option, fl
     lossy = sorted(set(codecs) - LOSSLESS)
     for profile in version.profiles.values():
         if profile.accuracy is not None:
-            return drops_of(profile.accuracy, lossy)
+            found = profile.accuracy
+            return drops_of(found, lossy) if policy is None else policy_drops(found, lossy, policy)
     if lossy and version.model.recipe is None:
         raise ValueError(
             f"nobody measured what lossy codecs cost {version.name}: run `splitnn calibrate {version.name} --data ... "

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from splitnn.cost.exit_drops import ExitDrops
 from splitnn.graph.exits import Against, Exits
 from splitnn.graph.recipe import NO_DROP, Drop
 
@@ -31,13 +32,15 @@ class Calibrated:
 class Calibration:
     """Codecs on the tensors of one model, measured on data. What is not in it was not measured.
 
-    ``against`` says what answers were judged by: labels, or the model's own answers when it is not cut.
+    ``against`` says what answers were judged by: labels, or the model's own answers when it is not cut. Where the model
+    has early exits, ``tensors`` is what its last exit loses, and ``exits`` what every way to ask them does.
     """
 
     tensors: Mapping[str, Mapping[str, Calibrated]]  # by tensor and codec
     against: Against
     data: str
     samples: int
+    exits: ExitDrops | None = None
 
     def __post_init__(self) -> None:
         if self.against not in get_args(Against):
@@ -55,6 +58,7 @@ class Calibration:
                 tensor: {codec: asdict(found) for codec, found in codecs.items()}
                 for tensor, codecs in self.tensors.items()
             },
+            "exits": None if self.exits is None else self.exits.to_json(),
         }
 
     @classmethod
@@ -80,6 +84,7 @@ class Calibration:
                 against=data["against"],
                 data=str(data["data"]),
                 samples=int(data["samples"]),
+                exits=None if data.get("exits") is None else ExitDrops.from_json(data["exits"]),  # older files: none
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"no calibration: {error!r}") from error

@@ -1,7 +1,8 @@
 """What every codec costs on every tensor that may be cut at: bytes, and answers that change.
 
 Each tensor is encoded and decoded alone, the rest of the model runs on the result, and its answer is compared with the
-one without the codec. Codecs that give the same tensor back share one run.
+one without the codec; where it has early exits, the answer of each way to ask them. Codecs that give the same tensor
+back share one run.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import torch
 
 from splitnn.cost.accuracy import Calibrated, Calibration
 from splitnn.cost.codec_costs import TensorCodec
+from splitnn.cost.exit_drops import Asked, ExitDrops
 from splitnn.errors import CodecError
 from splitnn.graph.code import Callee
+from splitnn.graph.exits import Exit
 from splitnn.graph.extract import extract
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
-from splitnn.graph.recipe import NO_DROP
-from splitnn.tuning.drops import answers_of, changes, drop_of
+from splitnn.graph.recipe import NO_DROP, Drop
+from splitnn.tuning.drops import answers_of
 from splitnn.tuning.evaluation import Progress, Samples, batch_size, batches, check_data, check_numbers, silent
+from splitnn.tuning.outcomes import Outcomes, drop_by_policy, judges, touched
 
 
 class Codec(TensorCodec, Protocol):
@@ -49,36 +53,54 @@ def calibrate(
 ) -> Calibration:
     """Codecs on tensors (``candidates`` by default), judged by labels where the data have them, else by agreement.
 
-    A codec that refuses a tensor's values is left out for that tensor.
+    A codec that refuses a tensor's values is left out for that tensor. Of a model with exits the drops are those of its
+    last exit alone, and those of every way to ask them stand beside (``Calibration.exits``).
 
     Raises:
         InvalidInput: the data do not fit the model, or it answers NaN.
         ValueError: a tensor does not exist or does not suffice for the answer, or the model has no single answer.
     """
     check_data(model, data)
-    answers = answers_of(model)
+    exits = judges(model)
     chosen = tuple(tensors) if tensors is not None else candidates(model)
-    trials = {tensor: _trial(model, tensor, codecs, answers) for tensor in chosen}
-    wanted = (*trials, answers)
-    head = extract(model, model.graph.inputs, wanted)
+    trials = {tensor: _trial(model, tensor, codecs, exits) for tensor in chosen}
+    outputs = [each.output for each in exits]
+    head = extract(model, model.graph.inputs, (*trials, *outputs))
     total = max(1, len(data.origins) // batch_size(model)) * max(1, len(trials))
-    done, seen = 0, 0
+    done, parts = 0, []
+    seen = 0
     with torch.inference_mode():
         for batch in batches(model, data):
-            *values, whole = (value.clone() for value in head(*(batch[name] for name in model.graph.inputs)))
+            found = [value.clone() for value in head(*(batch[name] for name in model.graph.inputs))]
+            values, logits = found[: len(trials)], dict(zip(outputs, found[len(trials) :], strict=True))
+            whole = logits[outputs[-1]]
             check_numbers(whole, f"{data.source}: what the model answers")
-            labels = None if data.labels is None else data.labels[seen : seen + len(whole)]
+            truth = whole.argmax(1) if data.labels is None else data.labels[seen : seen + len(whole)]
+            parts.append(Outcomes.of(exits, logits, truth))
             for (tensor, trial), value in zip(trials.items(), values, strict=True):
                 progress(min(1.0, done / total), f"calibrating {tensor}")
-                trial.add(value, whole, labels, batch)
+                trial.add(value, logits, parts[-1], truth, batch)
                 done += 1
             seen += len(whole)
-    origins = data.origins[:seen]
+    before, origins = Outcomes.joined(parts), data.origins[:seen]
+    measured = {tensor: trial.found(before, origins) for tensor, trial in trials.items()}
     return Calibration(
-        tensors={tensor: trial.found(origins) for tensor, trial in trials.items()},
+        tensors={
+            tensor: {codec: each.calibrated for codec, each in codecs_of.items()}
+            for tensor, codecs_of in measured.items()
+        },
         against="model" if data.labels is None else "labels",
         data=data.source,
         samples=seen,
+        exits=None
+        if model.exits is None
+        else ExitDrops(
+            exits,
+            {
+                tensor: {codec: each.by_policy for codec, each in codecs_of.items()}
+                for tensor, codecs_of in measured.items()
+            },
+        ),
     )
 
 
@@ -118,29 +140,67 @@ def _suffices(model: Model, tensor: str, answers: str) -> bool:
     return True
 
 
-def _trial(model: Model, tensor: str, codecs: Mapping[str, Codec], answers: str) -> _Trial:
+def _trial(model: Model, tensor: str, codecs: Mapping[str, Codec], exits: Sequence[Exit]) -> _Trial:
     graph = model.graph
     if tensor not in graph.tensors:
         raise ValueError(f"the model has no tensor {tensor!r}; `splitnn plan` names those that cross")
     given = graph.inputs if tensor in graph.inputs else (tensor,)
+    model.program.needed(given, (exits[-1].output,))  # it suffices for the last one
+    depends = touched(model, exits, tensor)
+    outputs = [each.output for each, does in zip(exits, depends, strict=True) if does]
+    if given == (tensor,):
+        try:
+            model.program.needed(given, outputs)
+        except ValueError:  # an early exit reads past it: what is not behind the tensor is computed as it was
+            given = (tensor, *graph.inputs)
     taking = [codec for codec in codecs.values() if codec.accepts(graph.tensors[tensor])]
-    return _Trial(tensor, given, extract(model, given, (answers,)), taking, graph.batch)
+    tail = extract(model, given, tuple(outputs))
+    return _Trial(tensor, _Tail(given, outputs, tail), exits, taking, touched=depends, request=graph.batch)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Tail:
+    """What turns a tensor into the logits of the exits that depend on it."""
+
+    given: Sequence[str]
+    outputs: Sequence[str]
+    run: Callee
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Measured:
+    calibrated: Calibrated
+    by_policy: Mapping[Asked, Drop]
 
 
 class _Trial:
-    """One tensor: its codecs' sizes and the changes of answers, batch by batch."""
+    """One tensor: its codecs' sizes, and what the exits say behind them, batch by batch."""
 
-    def __init__(self, tensor: str, given: Sequence[str], tail: Callee, codecs: Sequence[Codec], request: int) -> None:
-        self._tensor, self._given, self._tail, self._request = tensor, given, tail, request
+    def __init__(
+        self,
+        tensor: str,
+        tail: _Tail,
+        exits: Sequence[Exit],
+        codecs: Sequence[Codec],
+        *,
+        touched: Sequence[bool],
+        request: int,
+    ) -> None:
+        self._tensor, self._tail, self._exits, self._touched, self._request = tensor, tail, exits, touched, request
         self._codecs = list(codecs)
         self._sizes: dict[str, list[int]] = defaultdict(list)
-        self._changes: dict[str, list[int]] = defaultdict(list)
+        self._after: dict[str, list[Outcomes]] = defaultdict(list)
 
     def add(
-        self, value: torch.Tensor, whole: torch.Tensor, labels: torch.Tensor | None, batch: Mapping[str, torch.Tensor]
+        self,
+        value: torch.Tensor,
+        logits: Mapping[str, torch.Tensor],
+        before: Outcomes,
+        truth: torch.Tensor,
+        batch: Mapping[str, torch.Tensor],
     ) -> None:
-        """One batch of the tensor's values, with the answers of the whole model on it."""
-        known = {_digest(value): [0] * len(value)}
+        """One batch of the tensor's values, with what the whole model says of it."""
+        known = {_digest(value): before}
         for codec in list(self._codecs):
             try:
                 coded = [_coded(codec, part) for part in value.split(self._request)]
@@ -150,21 +210,24 @@ class _Trial:
             decoded = torch.cat([each.decoded for each in coded])
             key = _digest(decoded)
             if key not in known:
-                arguments = [decoded if name == self._tensor else batch[name] for name in self._given]
-                known[key] = changes(whole, self._tail(*arguments)[0], labels)
+                arguments = [decoded if name == self._tensor else batch[name] for name in self._tail.given]
+                said = dict(zip(self._tail.outputs, self._tail.run(*arguments), strict=True))
+                known[key] = Outcomes.of(self._exits, {**logits, **said}, truth)
             self._sizes[codec.name] += [each.size_bytes for each in coded]
-            self._changes[codec.name] += known[key]
+            self._after[codec.name].append(known[key])
 
-    def found(self, origins: Sequence[str]) -> dict[str, Calibrated]:
-        """Of each codec that took all values what it costs."""
-        return {
-            codec.name: Calibrated(
-                NO_DROP if codec.lossless else drop_of(self._changes[codec.name], origins),
-                round(_quantile(self._sizes[codec.name], 0.5)),
-                round(_quantile(self._sizes[codec.name], 0.95)),
-            )
-            for codec in self._codecs
-        }
+    def found(self, before: Outcomes, origins: Sequence[str]) -> dict[str, _Measured]:
+        """Of each codec that took all values what it costs, where ``before`` is what was said without codecs."""
+        return {codec.name: self._measured(codec, before, origins) for codec in self._codecs}
+
+    def _measured(self, codec: Codec, before: Outcomes, origins: Sequence[str]) -> _Measured:
+        after, names = Outcomes.joined(self._after[codec.name]), [each.name for each in self._exits]
+        drops = drop_by_policy(self._exits, before, after, touched=self._touched, origins=origins)
+        if codec.lossless:
+            drops = dict.fromkeys(drops, NO_DROP)
+        sizes = self._sizes[codec.name]
+        middle, high = round(_quantile(sizes, 0.5)), round(_quantile(sizes, 0.95))
+        return _Measured(Calibrated(drops[(names[-1],)], middle, high), drops)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,14 @@ from safetensors.torch import save_file
 
 from splitnn.cli.main import BAD_INPUT, main
 from splitnn.cli.sources import open_profile
+from splitnn.cost.accuracy import policy_drop
 from splitnn.cost.expected import expected_cost
 from splitnn.cost.network import Topology
 from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model
 from splitnn.graph.package import load
+from splitnn.planner.exit_accuracy import policy_drops
+from splitnn.planner.plan import Plan
 from tests.cli.two_host_files import MODEL, write_files, write_profile
 
 LINK = "3Mbps/5ms"
@@ -166,3 +169,34 @@ def test_bad_input_is_one_line(
     assert message in said
     assert said.count("\n") == 1
     assert not Path("never").exists()
+
+
+def test_calibration_and_plan_charge_each_way_to_ask_its_own_loss(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With other thresholds nobody knows what a lossy codec costs: none is used, and that is said."""
+    files = {host: tmp_path / f"{host}.json" for host in ("device", "cloud")}
+    for host, file in files.items():
+        file.write_text(Path(f"{host}.json").read_text())
+    given = ["--data", "noise.safetensors", "--codecs", "raw,int8,even1", "--count", "300"]
+    profiles = [word for file in files.values() for word in ("--profile", str(file))]
+    assert main(["calibrate", "early", *given, *profiles]) == 0
+    assert "by the exits that are asked" in capsys.readouterr().out
+    assert main(["exits", "early", "--data", "noise.safetensors", "--max-accuracy-drop", "9%", "-o",
+                 str(tmp_path / "moved")]) == 0  # fmt: skip
+    hosts = ("--device", str(files["device"]), "--cloud", str(files["cloud"]), "--link", "100kbps/1ms")
+    asked = ("--codecs", "raw,int8,even1", "--max-accuracy-drop", "60%")
+    found = answer(capsys, "plan", "early", *hosts, *asked)
+    accuracy = open_profile(str(files["cloud"])).accuracy
+    assert accuracy is not None and model.exits is not None
+    for policy in found["policies"]:
+        plan = Plan.parse(policy["line"], model.graph, model=model.digest)
+        costs = policy_drops(accuracy, ("int8", "even1"), model.exits.only(*policy["exits"]))
+        spent = sum(costs[t, c] for hop in plan.hops for t, c in hop.items() if c != "raw")
+        assert spent + max(0.0, policy_drop(model.exits, policy["exits"]).high) <= 0.6 + 1e-9
+    assert any(c != "raw" for hop in Plan.parse(found["line"], model.graph, model=model.digest).hops for c in
+               hop.values()), "an allowance that nobody uses tests nothing"  # fmt: skip
+    capsys.readouterr()
+    assert main(["plan", str(tmp_path / "moved"), *hosts, *asked]) == 0
+    said = capsys.readouterr()
+    assert "only lossless codecs are used" in said.err
