@@ -68,7 +68,7 @@ def is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool(((found - expected).abs() <= 1e-6 * scale).all())
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 3, 4])
+@pytest.mark.parametrize("hosts", [1, 2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_plan_gives_each_sample_the_answer_of_the_first_sure_exit(kind: str, hosts: int, seed: int) -> None:
     chance = random.Random(seed)
