@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import Any, Protocol
 
 from experiments.shape import Shape
@@ -25,7 +26,8 @@ _LEAST_ROUNDS = 3
 _CONTENDS = 1.3  # times the quickest median: whoever is within it after the least rounds gets them all
 _MOST_FINALISTS = 12  # candidate cuts of a cell that get more than one request, the quickest first
 _LEAST_CANDIDATES = 3  # that no baseline is, and that are measured however slow they were predicted
-_WARMED = 2  # of the quickest ways over the link get a request before the others though they are compiled
+_TELLING = 2  # of the quickest remote ways get, in turns,
+_WARMED = 4  # requests before the others, though they are compiled
 _KEPT_COMPILED = 24  # the agent keeps 32 plans, its own among them
 
 
@@ -96,8 +98,8 @@ def measure_cell(
     are the plans that this agent keeps; one that is not among them gets a request that does not count first.
     """
     turns = _Turns(ask, compiled or Compiled(), pause_s=pause_s)
-    for way in [way for way in ways if way.is_remote][:_WARMED]:  # tells the agent of the link
-        turns.warm_up(way)
+    for way in islice(cycle([way for way in ways if way.is_remote][:_TELLING]), _WARMED):
+        turns.warm_up(way)  # tells the agent, and TCP, of a link that has just changed
     left_out = 0
     for turn in range(rounds):
         if turn == 1 or rounds == 1:
