@@ -15,6 +15,7 @@ _NEEDED = 3  # one run that the machine held up must not send all layers elsewhe
 _SHORTEST_S = 0.5e-3  # below it the ratio is noise of the scheduler
 _SIZE_RATIO = 1.5  # of two runs whose difference tells a ratio by itself
 _PAIRS = 10
+_GRAINS = 3  # of fixed time that a pair may tell: its own, and what each of the two runs was given
 _LEAST_PART = 0.05  # of what was observed, that is not fixed
 
 _Run = tuple[float, float]  # profiled and observed seconds
@@ -26,8 +27,10 @@ class SlowdownEstimator:
     ``grain_s`` is what the scheduler may give to any run or take from it: under a quota of 1 ms in 10, a short run fits
     into one slice and goes at full speed, and one that comes late waits for the next. Within that grain a fixed time
     explains what was seen, beyond it the factor: the fixed time is the median remainder of a Theil-Sen line where runs
-    of different lengths tell one, else the least that leaves the factor nearest to 1. The factor is the median ratio
-    of what is left, each with the weight of the root of its profiled seconds: one long outlier must not outvote all.
+    of different lengths tell one, else the least that leaves the factor nearest to 1. Pairs that need far more fixed
+    time than the grain do not count: one of the two was held up, and the only long run is in all that weigh most. The
+    factor is the median ratio of what is left, each with the weight of the root of its profiled seconds: one long
+    outlier must not outvote all.
 
     Load passes: observations count for ``fresh_s`` seconds after the latest, then the profile is believed again.
     """
@@ -104,17 +107,23 @@ class MedianEstimator:
 
 def _fixed_s(runs: Sequence[_Run], grain_s: float) -> float:
     """What every run took beside the factor's part, at most the grain either way."""
-    slopes = [
-        ((long[1] - short[1]) / (long[0] - short[0]), long[0] - short[0])
-        for short, long in (sorted(pair) for pair in combinations(runs, 2))
-        if long[0] >= _SIZE_RATIO * short[0]
-    ]
-    if len(slopes) >= _PAIRS:
-        factor = _weighted_median(slopes)
+    pairs = [sorted(pair) for pair in combinations(runs, 2)]
+    lines = [_line(short, long) for short, long in pairs if long[0] >= _SIZE_RATIO * short[0]]
+    if len(lines) >= _PAIRS:
+        likely = [line for line in lines if abs(line[0]) <= _GRAINS * grain_s]
+        # Where few are, it is the fixed time that is beyond the grain.
+        factor = _weighted_median(line[1:] for line in (likely if len(likely) >= _PAIRS else lines))
         fixed_s = statistics.median(seconds - factor * profiled_s for profiled_s, seconds in runs)
     else:
         fixed_s = statistics.median(seconds - profiled_s for profiled_s, seconds in runs)
     return max(-grain_s, min(grain_s, fixed_s))
+
+
+def _line(short: _Run, long: _Run) -> tuple[float, float, float]:
+    """Through both: fixed seconds, factor and the weight of the factor."""
+    longer_s = long[0] - short[0]
+    factor = (long[1] - short[1]) / longer_s
+    return short[1] - factor * short[0], factor, longer_s
 
 
 def _weighted_median(values: Iterable[tuple[float, float]]) -> float:

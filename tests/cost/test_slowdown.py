@@ -66,13 +66,22 @@ def test_fixed_time_and_factor_are_told_apart_by_runs_of_different_lengths(seed:
     for _ in range(50):
         fixed_s, factor = chance.uniform(-0.004, 0.009), chance.uniform(0.5, 3.0)
         estimator = SlowdownEstimator(grain_s=0.01)
-        # Each length in turn: where both outliers fall on the only long runs, nothing can tell.
-        lengths = [profiled_s for _ in range(5) for profiled_s in chance.sample((0.02, 0.05, 0.15), 3)]
-        for n, profiled_s in enumerate(lengths):
+        for n in range(15):
+            profiled_s = chance.choice((0.02, 0.05, 0.15))
             seconds = fixed_s + factor * profiled_s * chance.uniform(0.995, 1.005)
             estimator.observe(seconds * (6 if n % 6 == 5 else 1), profiled_s=profiled_s)
         assert estimator.factor == pytest.approx(factor, rel=0.05)
         assert estimator.fixed_s == pytest.approx(fixed_s, abs=0.004)
+
+
+def test_the_only_long_run_does_not_outvote_the_short_ones_where_it_was_held_up() -> None:
+    estimator = SlowdownEstimator(grain_s=0.01)
+    for n in range(14):
+        profiled_s = (0.02, 0.05)[n % 2]
+        estimator.observe(0.002 + 1.5 * profiled_s, profiled_s=profiled_s)
+    estimator.observe(6 * (0.002 + 1.5 * 0.15), profiled_s=0.15)
+    assert estimator.factor == pytest.approx(1.5)
+    assert estimator.fixed_s == pytest.approx(0.002)
 
 
 def test_short_runs_alone_do_not_speak_for_long_ones_within_the_schedulers_grain() -> None:
