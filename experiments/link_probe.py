@@ -1,4 +1,6 @@
-"""The two ends of a calibration, plain TCP: ``serve HOST`` and ``measure ADDRESS PINGS BYTES:WINDOW BYTES:WINDOW``.
+"""The two ends of a calibration, plain TCP: ``serve HOST``, ``measure ADDRESS PINGS BYTES:WINDOW BYTES:WINDOW``, and
+``outage ADDRESS SECONDS``, which pings once it is told that the link is blocked, and waits for the answer once more
+when it is told that the link is healed.
 
 A rate is taken from the second half of a transfer as its receiver sees it: neither slow start nor the round trip are
 the link's rate. The sender's buffer bounds what is under way, so that no queue overflows: while TCP mends a loss,
@@ -93,6 +95,25 @@ def measure(address: str, pings: int, up: tuple[int, int], down: tuple[int, int]
     return {"rtt_s": statistics.median(times_s), "up_payload_bps": up_bps, "down_payload_bps": down_bps}
 
 
+def outage(address: str, wait_s: float) -> None:
+    """Print ``connected``; after a line of input whether a ping is answered within ``wait_s``; after another, again."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=_LONGEST_WAIT_S) as connection:
+        exchange(connection)
+        print("connected", flush=True)
+        sys.stdin.readline()
+        connection.sendall(_REQUEST.pack(0, 0, 65536))
+        connection.settimeout(wait_s)
+        try:
+            exactly(connection, _ANSWER.size)
+        except TimeoutError:
+            print("silent", flush=True)
+            sys.stdin.readline()
+            connection.settimeout(_LONGEST_WAIT_S)
+            exactly(connection, _ANSWER.size)
+        print("answered", flush=True)
+
+
 def _pair(text: str) -> tuple[int, int]:
     transfer, _, window = text.partition(":")
     return int(transfer), int(window)
@@ -104,5 +125,7 @@ if __name__ == "__main__":
             serve(host)
         case ["measure", address, pings, up, down]:
             print(json.dumps(measure(address, int(pings), _pair(up), _pair(down))))
+        case ["outage", address, seconds]:
+            outage(address, float(seconds))
         case _:
             sys.exit(__doc__)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.calibration import Calibration, LinkOffTarget, calibrate
+from experiments.calibration import Calibration, Datagrams, LinkOffTarget, calibrate
+from experiments.datagram_probe import spread_s
 from experiments.hosts import Host
 from experiments.links import emulated_link
 from experiments.namespaces import (
@@ -154,26 +156,108 @@ def test_an_outage_passes_nothing_and_heals(link: EmulatedLink) -> None:
         assert echo.answers(20)
 
 
+class Liar:
+    """A link that says another shape than it has; lets all changes through but for those of ``ignored``."""
+
+    def __init__(self, link: EmulatedLink, shape: Shape, *ignored: str, leaks: bool = False) -> None:
+        self.method: Method = link.method
+        self.cannot = link.cannot
+        self.server_host = link.server_host
+        self.shape = shape
+        self.namespace = link.namespace
+        self.address_of = link.address_of
+        self.heal = link.heal
+        self._link, self._ignored, self._leaks = link, ignored, leaks
+
+    def set(self, **changes: float) -> None:
+        self._link.set(**{name: value for name, value in changes.items() if name not in self._ignored})
+
+    def block(self) -> None:
+        if not self._leaks:
+            self._link.block()
+
+
 @pytest.mark.slow
 def test_a_link_that_is_not_what_it_says_is_refused() -> None:
-    class Liar:
-        """Says 4 Mbit/s, does 2."""
-
-        def __init__(self, link: EmulatedLink) -> None:
-            self.method: Method = link.method
-            self.cannot = link.cannot
-            self.server_host = link.server_host
-            self.shape = Shape(4e6, 4e6)
-            self.namespace = link.namespace
-            self.address_of = link.address_of
-            self.block = link.block
-            self.heal = link.heal
-
-        def set(self, **changes: float) -> None:
-            pass
-
     with emulated_link(Shape(2e6, 2e6), methods=("proxy",)) as link, pytest.raises(LinkOffTarget, match=r"up -50"):
-        calibrate(Liar(link), tries=1)
+        calibrate(Liar(link, Shape(4e6, 4e6), "jitter_s", "loss"), tries=1)
+
+
+@pytest.mark.slow
+def test_an_outage_that_lets_traffic_through_is_refused(link: EmulatedLink) -> None:
+    with pytest.raises(LinkOffTarget, match="an outage lets traffic through"):
+        calibrate(Liar(link, link.shape, leaks=True), tries=1)
+
+
+NOISY = Shape(20e6, 20e6, rtt_s=0.03, jitter_s=0.006, loss=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("can_namespace")
+def test_jitter_and_loss_measure_as_such_and_are_in_force_afterwards() -> None:
+    with emulated_link(NOISY, methods=("netem", "tbf+relay"), seed=1) as link:
+        measured = calibrate(link)
+        assert link.shape == NOISY
+    for way in measured.jitter:
+        assert way.jitter_s == pytest.approx(NOISY.jitter_s, rel=0.25)
+    for way in measured.loss:
+        assert way.loss == pytest.approx(NOISY.loss, rel=0.25)
+    assert len(measured.jitter) == len(measured.loss) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("can_namespace")
+@pytest.mark.parametrize(
+    ("said", "ignored", "fault"),
+    [
+        (Shape(20e6, 20e6, rtt_s=0.03, jitter_s=0.012), "jitter_s", "jitter up -"),
+        (Shape(20e6, 20e6, rtt_s=0.03, loss=0.1), "loss", "loss up 0.00%"),
+    ],
+)
+def test_a_link_without_the_jitter_or_loss_that_it_was_asked_for_is_refused(
+    said: Shape, ignored: str, fault: str
+) -> None:
+    plain = Shape(20e6, 20e6, rtt_s=0.03)
+    with (
+        emulated_link(plain, methods=("netem", "tbf+relay")) as link,
+        pytest.raises(LinkOffTarget, match=fault),
+    ):
+        calibrate(Liar(link, said, ignored), tries=1)
+
+
+def test_jitter_loss_and_outage_are_judged() -> None:
+    def faults(jitter: tuple[Datagrams, ...], loss: tuple[Datagrams, ...], *, silent: bool = True) -> list[str]:
+        measured = Calibration(20e6, 20e6, 0.0305, 1, jitter=jitter, loss=loss, is_silent_when_blocked=silent)
+        return measured.faults(NOISY)
+
+    def spread(jitter_s: float) -> Datagrams:
+        return Datagrams(300, 270, 1.6 * jitter_s)
+
+    def lost(share: float) -> Datagrams:
+        return Datagrams(10_000, round(10_000 * (1 - share)), 0.0)
+
+    right = (spread(0.006), spread(0.006)), (lost(0.1), lost(0.1))
+    assert faults(*right) == []
+    assert faults((spread(0.0070), spread(0.0050)), right[1]) == []  # 15 % and 0.5 ms
+    assert faults((spread(0.0080), spread(0.006)), right[1]) == ["jitter up +2.0 ms"]
+    assert faults((spread(0.006), Datagrams(300, 0, 0.0)), right[1]) == ["jitter down -6.0 ms"]
+    assert faults(right[0], (lost(0.124), lost(0.076))) == []
+    assert faults(right[0], (lost(0.126), lost(0.0))) == ["loss up 12.60%", "loss down 0.00%"]
+    assert faults(*right, silent=False) == ["an outage lets traffic through"]
+
+
+def test_a_loss_too_small_to_be_counted_to_a_quarter_may_be_off_by_four_deviations() -> None:
+    wanted = Shape(20e6, 20e6, rtt_s=0.03, loss=0.001)  # of 10,000: 10 +- 3.2
+    for received, is_right in ((9_978, True), (9_977, False)):
+        way = Datagrams(10_000, received, 0.0)
+        assert (not Calibration(20e6, 20e6, 0.0305, 1, loss=(way, way)).faults(wanted)) == is_right
+
+
+def test_eight_tenths_of_an_even_jitter_lie_within_1_6_times_as_much() -> None:
+    chance = random.Random(1)
+    took_s = [0.01 + chance.uniform(-0.004, 0.004) for _ in range(5000)]
+    assert Datagrams(5000, 5000, spread_s(took_s)).jitter_s == pytest.approx(0.004, rel=0.03)
+    assert spread_s([0.01]) == 0.0
 
 
 def test_a_proxy_is_not_passed_off_as_a_link_with_losses() -> None:
