@@ -29,14 +29,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 import splitnn
 from experiments.demo_picture import Answered, Where, draw
 from experiments.demo_ways import MODEL, Way, ask, encoded_photo_plan, measure, parts, photos, table_of
-from experiments.hosts import Host
-from experiments.programs import Program
-from experiments.steered_proxy import SteeredProxy
+from experiments.testbed import EmulatedLink, Host, Program, proxied_link, shape_of
 from splitnn import zoo
 from splitnn.cost.profile import Profile
 from splitnn.graph import package
 from splitnn.graph.allocator import keep_freed_memory
 from splitnn.graph.model import Model
+from splitnn.runtime.address import parse_address
 from splitnn.transport.base import Answer
 from splitnn.transport.codec import CODECS
 from splitnn.transport.open_inference import GrpcTransport
@@ -84,7 +83,7 @@ async def _demo(options: argparse.Namespace, scratch: Path, stack: ExitStack) ->
         ways: list[Way] = []
         with _working("measuring every way at every rate, for the table"):
             for rate in RATES:
-                link.set(rate=rate, rtt=ROUND_TRIP)
+                _set_rate(link, rate)
                 plans = {"all on the device": "device", "raw photo to the server": "cloud", "JPEG to the server": jpeg}
                 plans["best split"] = _best_split(model, profile, rate)
                 ways += await measure(agent, model, rate, plans)
@@ -131,15 +130,16 @@ def _profile(model: Model) -> Profile:
     return profile
 
 
-def _start(scratch: Path, stack: ExitStack) -> tuple[str, SteeredProxy]:
+def _start(scratch: Path, stack: ExitStack) -> tuple[str, EmulatedLink]:
     """Both programs, joined by a slow link: where the agent listens, and the link."""
     profile = str(scratch / "profile.json")
     cloud = stack.enter_context(Host("cloud"))
     device = stack.enter_context(Host("device"))
     server = Program(cloud, "cloud_server", "--models", str(scratch), "--listen", "127.0.0.1:0", "--profile", profile)
-    link = stack.enter_context(SteeredProxy(server.address, link=f"{RATES[0]}/{ROUND_TRIP}"))
+    link = stack.enter_context(proxied_link(shape_of(f"{RATES[0]}/{ROUND_TRIP}")))
     agent = Program(
-        device, "device_agent", "--server", link.address, "--model", str(scratch / MODEL), "--listen", "127.0.0.1:0",
+        device, "device_agent", "--server", link.address_of(parse_address(server.address)[1]),
+        "--model", str(scratch / MODEL), "--listen", "127.0.0.1:0",
         "--profile", profile, "--slowdown", str(SLOWDOWN), "--codecs", ",".join(CODEC_NAMES),
     )  # fmt: skip
     for program in (server, agent):
@@ -147,13 +147,18 @@ def _start(scratch: Path, stack: ExitStack) -> tuple[str, SteeredProxy]:
     return agent.address, link
 
 
-async def _follow(agent: GrpcTransport, link: SteeredProxy, seconds: float) -> list[Answered]:
+def _set_rate(link: EmulatedLink, rate: str) -> None:
+    shape = shape_of(f"{rate}/{ROUND_TRIP}")
+    link.set(up_bps=shape.up_bps, down_bps=shape.down_bps, rtt_s=shape.rtt_s)
+
+
+async def _follow(agent: GrpcTransport, link: EmulatedLink, seconds: float) -> list[Answered]:
     """Classify photo after photo while the link changes; print each answer."""
     answers: list[Answered] = []
     views = photos()
     started = time.monotonic()
     for rate in (*RATES, RATES[1]):
-        link.set(rate=rate, rtt=ROUND_TRIP)
+        _set_rate(link, rate)
         console.print(f"\n[bold]the link is now {rate}[/], {ROUND_TRIP} round trip")
         until = time.monotonic() + seconds
         while time.monotonic() < until:

@@ -13,10 +13,8 @@ from typing import Any
 import torch
 
 from experiments.exits_measure import Bench
-from experiments.shape import Shape
 from experiments.sweep_deployment import Deployment, Subject
-from experiments.testbed import calibrated_link
-from splitnn.cost.network import parse_link
+from experiments.testbed import calibrated_link, shape_of
 from splitnn.cost.profile import Profile
 from splitnn.graph import package
 from splitnn.graph.model import Model
@@ -43,11 +41,9 @@ def run_for_real(
 
 
 def _over(link: str, subject: Subject, bench: Bench, *, slowdown: float) -> dict[str, Any]:
-    up, down = parse_link(link)
-    shape = Shape(up.bandwidth_bps, down.bandwidth_bps, rtt_s=up.latency_s + down.latency_s)
     # The proxy: the application then reaches the agent without being in the device's network namespace.
     with (
-        calibrated_link(shape, methods=("proxy",)) as (emulated, _),
+        calibrated_link(shape_of(link), methods=("proxy",)) as (emulated, _),
         Deployment(
             subject, emulated, device_share=1 / slowdown, server_share=0.75, codecs=_CODECS, believed=link
         ) as deployment,

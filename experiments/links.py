@@ -53,6 +53,13 @@ def emulated_link(shape: Shape, *, methods: Sequence[Method] = METHODS, seed: in
     raise RuntimeError(f"no way to emulate {shape} here; " + "; ".join(reasons))
 
 
+@contextlib.contextmanager
+def proxied_link(shape: Shape) -> Iterator[ProxiedLink]:
+    """A link by proxy, for whoever needs what only a proxy can: no privileges, connections that are reset."""
+    with contextlib.closing(ProxiedLink(shape)) as link:
+        yield link
+
+
 def _why_not(method: Method, pair: NamespacePair | None, shape: Shape) -> str | None:
     if method == "proxy":
         return "it has no jitter and no loss" if shape.jitter_s or shape.loss else None
@@ -64,7 +71,7 @@ def _why_not(method: Method, pair: NamespacePair | None, shape: Shape) -> str | 
 @contextlib.contextmanager
 def _linked(method: Method, pair: NamespacePair | None, shape: Shape, seed: int) -> Iterator[EmulatedLink]:
     if method == "proxy" or pair is None:
-        with contextlib.closing(ProxiedLink(shape)) as link:
+        with proxied_link(shape) as link:
             yield link
     elif method == "netem":
         connect_by_veth(pair)
@@ -186,6 +193,11 @@ class ProxiedLink:
         self._is_blocked = False
         for proxy in self._proxies.values():
             proxy.heal()
+
+    def abort(self) -> None:
+        """Reset every connection, which a link between namespaces cannot."""
+        for proxy in self._proxies.values():
+            proxy.abort()
 
     def close(self) -> None:
         for proxy in self._proxies.values():

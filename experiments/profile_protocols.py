@@ -23,7 +23,7 @@ import torch
 
 import splitnn
 from experiments.control import Lines, SteeredProgram, say
-from experiments.hosts import Host
+from experiments.testbed import Host
 from splitnn import zoo
 from splitnn.cost.bench import ModelBench
 from splitnn.cost.profile import Profile

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from splitnn.cost.network import parse_link
+
 Side = Literal["device", "server"]
 Method = Literal["netem", "tbf+relay", "proxy"]
 METHODS: tuple[Method, ...] = ("netem", "tbf+relay", "proxy")
@@ -35,6 +37,16 @@ class Shape:
         rest = f" jitter {self.jitter_s * 1e3:g} ms" * bool(self.jitter_s) + f" loss {self.loss:.2%}" * bool(self.loss)
         rates = dict.fromkeys((self.up_bps, self.down_bps))
         return f"{':'.join(map(_exact, rates))}/{self.rtt_s * 1e3:g}ms{rest}"
+
+
+def shape_of(text: str) -> Shape:
+    """A link as text: ``10Mbps/20ms``, ``2Mbps:20Mbps/40ms``. Its rates count Ethernet frames.
+
+    Raises:
+        ValueError: the text is no link.
+    """
+    up, down = parse_link(text)
+    return Shape(up.bandwidth_bps, down.bandwidth_bps, rtt_s=up.latency_s + down.latency_s)
 
 
 class EmulatedLink(Protocol):

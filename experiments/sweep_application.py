@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.control import Lines, SteeredProgram, say
-from experiments.hosts import Host
+from experiments.testbed import Host
 
 _PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _INPUT, _OUTPUT = "input:", "output:"

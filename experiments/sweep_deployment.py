@@ -12,10 +12,8 @@ from typing import Any, Self
 import torch
 
 import splitnn
-from experiments.hosts import Host
-from experiments.programs import Program
-from experiments.shape import EmulatedLink
 from experiments.sweep_application import save_example
+from experiments.testbed import EmulatedLink, Host, Program
 from splitnn import zoo
 from splitnn.cost.profile import Profile
 from splitnn.graph import package

@@ -22,10 +22,19 @@ from experiments.sweep_deployment import Deployment, Subject, prepare
 from experiments.sweep_measuring import Asking, Compiled, measure_cell, wait_for_cloud
 from experiments.sweep_plots import draw_model
 from experiments.sweep_report import headline, notes_of, requests_of, rows_of, summary_lines, write_csv
-from experiments.sweep_setup import Setup, shape_of
+from experiments.sweep_setup import Setup
 from experiments.sweep_store import Store
 from experiments.sweep_ways import Planning, ways_over
-from experiments.testbed import EmulatedLink, Host, LinkOffTarget, Shape, calibrate, emulated_link, remove_leftovers
+from experiments.testbed import (
+    EmulatedLink,
+    Host,
+    LinkOffTarget,
+    Shape,
+    calibrate,
+    emulated_link,
+    remove_leftovers,
+    shape_of,
+)
 from experiments.virtual_clock import PAYLOAD_SHARE
 from splitnn.cost.machine import describe_machine
 from splitnn.errors import UnknownModel

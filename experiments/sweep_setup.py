@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from experiments.shape import METHODS, Method, Shape
+from experiments.shape import METHODS, Method, shape_of
 from experiments.sweep_store import Store
 from splitnn import zoo
-from splitnn.cost.network import parse_link
 from splitnn.transport.codec import CODECS
 
 _MODELS = (
@@ -43,7 +42,7 @@ class Setup:
     photos: tuple[str, ...] = ()  # () sends the example that was profiled
     methods: tuple[Method, ...] = METHODS
     off_target: Literal["left out", "labelled"] = "left out"  # what becomes of links that are off their rate
-    cell_s: float = 10.0  # what a cell takes as a rule
+    cell_s: float = 17.0  # what a cell takes as a rule
 
     @property
     def within(self) -> float:
@@ -65,7 +64,7 @@ class Setup:
         models, links = len(self.models), len(self.links)
         left = max(0, models * links - known)
         models_left = math.ceil(left / links)
-        return (links * 8 + models_left * (30 + 2 * self.profiling_s) + left * self.cell_s) / 60
+        return (links * 10 + models_left * (30 + 2 * self.profiling_s) + left * self.cell_s) / 60
 
 
 QUICK = Setup(
@@ -78,14 +77,8 @@ QUICK = Setup(
     way_s=1.5,
     profiling_s=3.0,
     off_target="labelled",
-    cell_s=10.0,
+    cell_s=7.0,
 )
-
-
-def shape_of(text: str) -> Shape:
-    """A link as text, whose rates count Ethernet frames."""
-    up, down = parse_link(text)
-    return Shape(up.bandwidth_bps, down.bandwidth_bps, rtt_s=up.latency_s + down.latency_s)
 
 
 def parse(argv: Sequence[str] | None, *, description: str) -> tuple[Setup, argparse.Namespace]:

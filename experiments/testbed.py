@@ -24,12 +24,16 @@ from experiments.calibration import LinkOffTarget as LinkOffTarget
 from experiments.calibration import calibrate as calibrate
 from experiments.hosts import Host as Host
 from experiments.leftovers import remove_leftovers as remove_leftovers
+from experiments.links import ProxiedLink as ProxiedLink
 from experiments.links import emulated_link as emulated_link
+from experiments.links import proxied_link as proxied_link
+from experiments.programs import Program as Program
 from experiments.replay import replayed as replayed
 from experiments.shape import METHODS as METHODS
 from experiments.shape import EmulatedLink as EmulatedLink
 from experiments.shape import Method as Method
 from experiments.shape import Shape as Shape
+from experiments.shape import shape_of as shape_of
 from experiments.steered_proxy import SteeredProxy as SteeredProxy
 from experiments.synthetic_traces import synthetic_trace as synthetic_trace
 from experiments.traces import Trace as Trace

@@ -20,7 +20,7 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from torch import Tensor, nn
 
-from experiments.steered_proxy import SteeredProxy
+from experiments.testbed import SteeredProxy
 from splitnn.errors import DigestMismatch, InvalidInput, PayloadTooLarge, Unavailable, UnknownModel
 from splitnn.graph.capture import capture
 from splitnn.graph.model import Model

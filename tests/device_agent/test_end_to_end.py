@@ -21,13 +21,12 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from device_agent.program import CLOUD_HEALTH
-from experiments.hosts import Host
-from experiments.programs import Program
-from experiments.steered_proxy import SteeredProxy
+from experiments.testbed import Host, Program, ProxiedLink, proxied_link, shape_of
 from splitnn.cost.profiler import profile
 from splitnn.graph import package
 from splitnn.graph.capture import capture
 from splitnn.graph.model import Model
+from splitnn.runtime.address import parse_address
 from splitnn.runtime.stage import stage
 from splitnn.transport.base import Answer, Request
 from splitnn.transport.codec import CODECS
@@ -72,7 +71,7 @@ class Play:
     scene: Scene
     stack: ExitStack
     server: Program
-    link: SteeredProxy
+    link: ProxiedLink
     agent: Program
     client: GrpcTransport
     answers: list[Answer] = field(default_factory=list)
@@ -132,11 +131,11 @@ def agent_options(scene: Scene) -> tuple[str, ...]:
 async def play(scene: Scene, *, link: str) -> AsyncIterator[Play]:
     with ExitStack() as stack:
         server = start_server(stack, scene, "127.0.0.1:0")
-        proxy = stack.enter_context(SteeredProxy(server.address, link=link))
-        agent = start_agent(stack, scene, proxy.address)
+        emulated = stack.enter_context(proxied_link(shape_of(link)))
+        agent = start_agent(stack, scene, emulated.address_of(parse_address(server.address)[1]))
         client = GrpcTransport(agent.address)
         try:
-            yield Play(scene, stack, server, proxy, agent, client)
+            yield Play(scene, stack, server, emulated, agent, client)
         finally:
             await client.close()
 
@@ -160,9 +159,9 @@ def test_a_link_that_changes_moves_the_cut_there_and_back(scene: Scene) -> None:
     async def test() -> None:
         async with play(scene, link=FAST) as p:
             there = await p.until(uses_cloud)
-            p.link.set(rate="20kbps")
+            p.link.set(up_bps=20e3, down_bps=20e3)
             here = await p.until(lambda answer: not uses_cloud(answer) and not is_degraded(answer))
-            p.link.set(rate="50Mbps")
+            p.link.set(up_bps=50e6, down_bps=50e6)
             back = await p.until(uses_cloud)
             ids = [answer.parameters["plan_id"] for answer in (there, here, back)]
             assert ids[0] != ids[1] != ids[2]
@@ -176,12 +175,12 @@ def test_kill_of_the_server_in_the_middle_of_a_request_loses_nothing_and_its_res
         async with play(scene, link=FAST) as p:
             await p.until(uses_cloud)
             assert await p.health(CLOUD_HEALTH) == health_pb2.HealthCheckResponse.SERVING
-            p.link.set(rtt="2s")  # requests are under way for long enough to be hit
+            p.link.set(rtt_s=2.0)  # requests are under way for long enough to be hit
             under_way = [asyncio.create_task(p.ask()) for _ in range(3)]
             await asyncio.sleep(1)
             os.kill(p.server.process.pid, signal.SIGKILL)
             p.server.process.wait()
-            p.link.set(rtt="4ms")
+            p.link.set(rtt_s=0.004)
             await asyncio.gather(*under_way)
             degraded = await p.until(is_degraded)
             assert not uses_cloud(degraded)
@@ -222,7 +221,7 @@ def test_sigterm_answers_what_is_under_way_and_ends_with_status_0(scene: Scene) 
     async def test() -> None:
         async with play(scene, link=FAST) as p:
             await p.until(uses_cloud)
-            p.link.set(rtt="1s")
+            p.link.set(rtt_s=1.0)
             under_way = [asyncio.create_task(p.ask()) for _ in range(3)]
             await asyncio.sleep(0.3)
             p.agent.process.send_signal(signal.SIGTERM)

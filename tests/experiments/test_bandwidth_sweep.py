@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from experiments.shape import METHODS, Method, Shape
+from experiments.leftovers import wait_until
+from experiments.shape import METHODS, Method, Shape, shape_of
 from experiments.sweep_cells import Cell, Measured, topology_of
 from experiments.sweep_cuts import Survey
 from experiments.sweep_measuring import Compiled, _Turns, measure_cell
@@ -30,7 +32,6 @@ from experiments.sweep_report import (
     without_choice,
     write_csv,
 )
-from experiments.sweep_setup import shape_of
 from experiments.sweep_store import Store
 from experiments.sweep_ways import AGENT, BASELINES, COMPRESSED, DEVICE, NEUROSURGEON, Planning, Way, ways_over
 from splitnn.cost.network import Topology
@@ -352,6 +353,22 @@ def test_a_picture_has_a_panel_for_each_round_trip_and_ratio_of_rates(
     draw_model(tmp_path / "m.png", cells, planning_of(chain(50, 10, 400, 2, 8)), title="a title " * 30)
     assert (tmp_path / "m.png").stat().st_size > 1000
     assert {round(shape.down_bps / shape.up_bps) for shape in drawn} == {1, 8}
+
+
+def test_ctrl_c_while_torch_is_imported_is_one_line(tmp_path: Path) -> None:
+    sweeping = subprocess.Popen(
+        [sys.executable, "-m", "experiments.bandwidth_sweep", "--quick", "--output", str(tmp_path)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert wait_until(lambda: "libtorch" in Path(f"/proc/{sweeping.pid}/maps").read_text(), limit_s=120), (
+            "it never loaded torch"
+        )
+        sweeping.send_signal(signal.SIGINT)
+        said, _ = sweeping.communicate(timeout=120)
+    finally:
+        sweeping.kill()
+    assert (sweeping.returncode, said) == (130, "interrupted\n")
 
 
 @pytest.mark.slow
