@@ -5,7 +5,7 @@ caller, and a payload that does not fit them exactly is refused before memory is
 
 Names are a form, and behind ``+`` what its bytes go through:
 
-raw               the tensor's memory, lossless; ``shuffle`` the same, byte by byte of all elements
+raw               the tensor's memory, lossless
 mask              which elements are not zero, and these, lossless
 entropy           int8 and uint8 under a range coder, lossless
 fp16, bf16        halves
@@ -18,7 +18,7 @@ even8 6 5 4 ...   one step for all channels of a sample, so many to a root mean 
 png, webp         an image (N, H, W, 3), lossless; ``jpeg90`` (``jpeg98f``: with full colours), ``webp90`` lossy
 
 +zstd, +fast      zstd, level 1 or -5
-+mask             of halves, those other than zero
++shuffle, +mask   first the bytes by their place in an element, or those of elements other than zero
 +entropy          of ``int`` forms up to 6 bits: symbols under a range coder in place of packed ones
 """
 
@@ -39,9 +39,10 @@ from splitnn.transport.image import ImageCodec
 from splitnn.transport.layout import Layout, Payload
 from splitnn.transport.lowbit import UNPACKING_BYTES, Clip, LowBit, Rows
 from splitnn.transport.quantize import BF16, FP16, Int8
-from splitnn.transport.raw import Raw, Zstd
-from splitnn.transport.sparse import Mask, Masked16, Shuffled
+from splitnn.transport.raw import Raw
+from splitnn.transport.sparse import Masked, masking_bytes
 from splitnn.transport.symbols import decoding_bytes
+from splitnn.transport.zstd import ShuffledZstd, Zstd, shuffling_bytes
 
 
 class Codec(Protocol):
@@ -88,12 +89,16 @@ class Codec(Protocol):
 
 
 def _forms() -> Iterator[Codec]:
-    yield from (Raw(), Zstd("zstd", Raw()), Zstd("raw+fast", Raw(), level=-5), Zstd("shuffle+zstd", Shuffled()))
-    yield from (Mask(), Entropy())
+    raw, int8 = Raw(), Int8()
+    yield from (raw, Zstd("zstd", raw), Zstd("raw+fast", raw, level=-5), ShuffledZstd("shuffle+zstd", raw))
+    yield from (masked := Masked("mask", raw), Zstd("mask+zstd", masked), Entropy())
     for half in (FP16, BF16):
         yield from (half, Zstd(f"{half.name}+zstd", half))
-    yield Masked16(FP16)
-    yield from (Int8(), Zstd("int8+zstd", Int8()))
+    masked = Masked("fp16+mask", FP16)
+    yield from (Zstd("fp16+fast", FP16, level=-5), ShuffledZstd("fp16+shuffle+zstd", FP16))
+    yield from (masked, Zstd("fp16+mask+zstd", masked))
+    yield from (int8, Zstd("int8+zstd", int8), Zstd("int8+fast", int8, level=-5))
+    yield Zstd("int8+mask+zstd", Masked("int8+mask", int8))
     for bits in (6, 4, 3, 2):
         yield from _low_bits(bits)
     for fineness in (8, 6, 5, 4, 3, 2.5, 2, 1.5, 1.2, 1, 0.8):
@@ -132,13 +137,20 @@ USUAL: Mapping[str, Codec] = MappingProxyType(
 """Those that a profile measures unless others are named: each takes its time on every tensor of a model."""
 
 
-def working_bytes(name: str, layout: Layout) -> int:
+def working_bytes(name: str, layout: Layout, dtype: str) -> int:
     """Memory that decoding such a tensor takes beside its bytes, while it lasts; 0 for codecs that need little."""
     found = CODECS.get(name)
     form = found.inner if isinstance(found, Zstd) else found
-    if isinstance(form, LowBit) and form.symbols == "packed":
-        return UNPACKING_BYTES * math.prod(layout.plane_shape)
-    return decoding_bytes(layout.plane_shape) if isinstance(form, (Entropy, EvenStep, LowBit)) else 0
+    match form:
+        case LowBit() if form.symbols == "packed":
+            return UNPACKING_BYTES * math.prod(layout.plane_shape)
+        case Entropy() | EvenStep() | LowBit():
+            return decoding_bytes(layout.plane_shape)
+        case ShuffledZstd():
+            return shuffling_bytes(form, layout, dtype)
+        case Masked():
+            return masking_bytes(form, layout, dtype)
+    return 0
 
 
 def codec(name: str) -> Codec:

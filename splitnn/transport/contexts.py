@@ -10,6 +10,7 @@ Single-precision sums, products and quotients only, element by element: both sid
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +28,7 @@ distributions that they have."""
 ROW_SCALES = 20  # every other spread; row scale 0 has no symbols but its centre
 GROUPS = 4
 _UNIT = 256  # of liveliness
+_SMALL_PLANE = 2**12  # elements; what is known of larger ones is not kept
 _LEAST_SPREAD = np.float32(0.04)
 _DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 _STRAIGHT = ((-1, 0), (1, 0), (0, -1), (0, 1))
@@ -133,37 +135,72 @@ def _visit_grid(
     spread = (spreads()[2 * scale - 2] + _LEAST_SPREAD)[:, None, None] * (share if narrowing else np.float32(1))
     quarters: Integers | int = 0
     if grid.neighbours:
-        mean, apart = _neighbours(padded, grid)
+        around = _around(padded, grid)
+        mean = around.mean()
         quarters = np.floor(mean * np.float32(QUARTERS * trust * grid.trust[is_later]) + np.float32(0.5)).astype(
             np.int32
         )
         if narrowing:
-            spread = (spread + np.float32(grid.apart[is_later]) * apart) * np.float32(narrowing)
+            apart = np.float32(grid.apart[is_later]) * around.mean_distance(mean)
+            spread = (spread + apart) * np.float32(narrowing)
     expected = quarters // QUARTERS
-    number = np.searchsorted(borders(), np.broadcast_to(spread, here.shape)) * QUARTERS + quarters % QUARTERS
-    found = exchange(_wrapped(here - expected).ravel(), number.astype(np.uint8).ravel())
+    number = (np.searchsorted(borders(), spread) * QUARTERS + quarters % QUARTERS).astype(np.uint8)
+    if number.shape != here.shape:
+        number = np.broadcast_to(number, here.shape)
+    found = exchange(_wrapped(here - expected).ravel(), number.ravel())
     here[:] = _wrapped(found.reshape(here.shape) + expected)
 
 
-def _neighbours(padded: Integers, grid: _Grid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean of the neighbours inside the plane, and their mean distance from it; (rows, h, w) each."""
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """The neighbours of a grid's places: one array (rows, h, w) a direction, zero outside the plane."""
+
+    values: tuple[Integers, ...]
+    inside: tuple[NDArray[np.float32], ...]  # (h, w) each: 1 or, outside the plane, 0
+    count: NDArray[np.float32]  # (h, w), at least 1
+
+    def mean(self) -> NDArray[np.float32]:
+        first, second, third, fourth = self.values
+        total: NDArray[np.float32] = (first + second + third + fourth).astype(np.float32)
+        total /= self.count
+        return total
+
+    def mean_distance(self, mean: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of the neighbours inside the plane from their mean."""
+        apart = np.zeros(mean.shape, dtype=np.float32)
+        for values, inside in zip(self.values, self.inside, strict=True):
+            distance = values.astype(np.float32)
+            distance -= mean
+            np.abs(distance, out=distance)
+            distance *= inside
+            apart += distance
+        apart /= self.count
+        return apart
+
+
+def _around(padded: Integers, grid: _Grid) -> _Around:
     height, width = padded.shape[1] - 2, padded.shape[2] - 2
-    inside = np.zeros((height + 2, width + 2), dtype=np.int32)
-    inside[1:-1, 1:-1] = 1
-    places = [
-        (
-            slice(1 + grid.top + down, 1 + height + down, 2),
-            slice(1 + grid.left + right, 1 + width + right, 2),
-        )
+    known = _known_borders if height * width <= _SMALL_PLANE else _borders
+    inside, count = known(height, width, grid)
+    return _Around(tuple(padded[:, *place] for place in _places(height, width, grid)), inside, count)
+
+
+def _borders(height: int, width: int, grid: _Grid) -> tuple[tuple[NDArray[np.float32], ...], NDArray[np.float32]]:
+    """Which neighbours lie inside the plane, and how many."""
+    whole = np.zeros((height + 2, width + 2), dtype=np.float32)
+    whole[1:-1, 1:-1] = 1
+    inside = tuple(whole[place] for place in _places(height, width, grid))
+    return inside, inside[0] + inside[1] + inside[2] + inside[3]
+
+
+_known_borders = functools.lru_cache(4 * len(_GRIDS))(_borders)  # small symbols spend more on them than on coding
+
+
+def _places(height: int, width: int, grid: _Grid) -> list[tuple[slice, slice]]:
+    return [
+        (slice(1 + grid.top + down, 1 + height + down, 2), slice(1 + grid.left + right, 1 + width + right, 2))
         for down, right in grid.neighbours
     ]
-    count = np.sum([inside[place] for place in places], axis=0, dtype=np.int32).astype(np.float32)  # (h, w), at least 1
-    total = padded[:, *places[0]] + padded[:, *places[1]] + padded[:, *places[2]] + padded[:, *places[3]]
-    mean = total.astype(np.float32) / count
-    apart = np.zeros(mean.shape, dtype=np.float32)
-    for place in places:
-        apart += np.abs(padded[:, *place].astype(np.float32) - mean) * inside[place].astype(np.float32)
-    return mean, apart / count
 
 
 def _wrapped(numbers: Integers) -> Integers:

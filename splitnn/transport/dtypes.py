@@ -19,8 +19,12 @@ def check_dtype(codec: str, dtype: str, allowed: Collection[str] = FLOATS) -> No
 
 
 def as_dtype(values: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Single precision as another floating-point dtype, in place where it can be; what that cannot hold becomes its
-    largest finite value.
+    """Finite values of single precision as another floating-point dtype, in place where it can be; what that cannot
+    hold becomes its largest finite value.
     """
-    most = min(torch.finfo(dtype_named(dtype)).max, torch.finfo(torch.float32).max)
-    return values.clamp_(-most, most).to(dtype_named(dtype))
+    if dtype == "float32":
+        return values
+    if dtype != "float64":
+        most = torch.finfo(dtype_named(dtype)).max
+        values.clamp_(-most, most)
+    return values.to(dtype_named(dtype))

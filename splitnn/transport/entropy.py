@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from splitnn.graph.graph import TensorSpec
 from splitnn.transport.dtypes import check_dtype
-from splitnn.transport.layout import Layout, Payload, name_of
+from splitnn.transport.layout import Layout, Payload, laid_out, name_of
 from splitnn.transport.symbols import pack, packed_bytes, unpack
 
 _DTYPES = ("int8", "uint8")
@@ -46,7 +46,7 @@ class Entropy:
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
         check_dtype(self.name, dtype, _DTYPES)
-        layout = Layout(shape, strides)
+        layout = laid_out(shape, strides)
         symbols = unpack(payload, layout.plane_shape)
         return layout.from_planes(torch.from_numpy(symbols if dtype == "int8" else _moved(symbols)))
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
 from splitnn.transport.dtypes import FLOATS, as_dtype, check_dtype
-from splitnn.transport.layout import Layout, Payload, dtype_named, name_of
+from splitnn.transport.layout import Layout, Payload, dtype_named, laid_out, name_of
 from splitnn.transport.lowbit import float_planes
 from splitnn.transport.symbols import pack, packed_bytes, unpack
 
@@ -82,7 +82,7 @@ class EvenStep:
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
         check_dtype(self.name, dtype)
-        layout = Layout(shape, strides)
+        layout = laid_out(shape, strides)
         plane_shape = layout.plane_shape
         side_bytes = _STEP_BYTES * plane_shape[0] * (math.prod(plane_shape) > 0)
         if len(payload) < side_bytes:

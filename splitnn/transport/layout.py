@@ -47,10 +47,10 @@ class Layout:
         if max(math.prod(max(1, size) for size in self.shape), self.span, *self.strides) > _MAX_EXTENT:
             raise CodecError(f"shape {self.shape} with strides {self.strides} is too large for any tensor")
 
-    @classmethod
-    def of(cls, tensor: torch.Tensor) -> Layout:
+    @staticmethod
+    def of(tensor: torch.Tensor) -> Layout:
         """The layout of a tensor; ``strides`` is ``()`` exactly when they are the contiguous ones."""
-        return cls(tuple(tensor.shape), strides_of(tensor))
+        return laid_out(tuple(tensor.shape), strides_of(tensor))
 
     @property
     def elements(self) -> int:
@@ -178,6 +178,16 @@ class Layout:
         storage = planes.new_zeros(self.span)
         storage.as_strided(self.shape, self.strides).copy_(planes.view(self.shape))
         return storage.as_strided(self.shape, self.strides)
+
+
+@functools.lru_cache(1024)
+def laid_out(shape: tuple[int, ...], strides: tuple[int, ...] = ()) -> Layout:
+    """The layout, remembered with what follows from it: a model sends the same shapes with every request.
+
+    Raises:
+        CodecError: no tensor can be laid out so.
+    """
+    return Layout(shape, strides)
 
 
 def strides_of(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
 from splitnn.transport.dtypes import FLOATS, as_dtype, check_dtype
-from splitnn.transport.layout import Layout, Payload, dtype_named, name_of
+from splitnn.transport.layout import Layout, Payload, dtype_named, laid_out, name_of
 from splitnn.transport.symbols import pack, packed_bytes, unpack
 
 Clip = Literal["mse", "range", "percentile"]
@@ -32,6 +32,7 @@ _LOW_UNITS = 2  # the range starts at a whole number of half steps, -128 to 127
 _SHRINKS = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.5, 0.4)  # of the half of the range on one side of the mean
 _SAMPLE = 512  # elements of a row that a clipping range is judged by
 _OUTERMOST = 0.001
+_AT_ONCE = 2**15  # elements
 UNPACKING_BYTES = 16  # an element, while its bits are taken apart
 _TINY = 1e-30  # a step is never smaller
 _MOST = 1e18  # of absolute values: their squares are float32
@@ -100,7 +101,7 @@ class LowBit:
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
         check_dtype(self.name, dtype)
-        layout = Layout(shape, strides)
+        layout = laid_out(shape, strides)
         plane_shape = layout.plane_shape
         side_bytes = self._side_bytes(layout)
         fits = len(payload) == self.payload_bytes(layout, dtype) if self.size_is_exact else len(payload) >= side_bytes
@@ -163,7 +164,7 @@ def float_planes(codec: str, tensor: torch.Tensor) -> torch.Tensor:
     """
     check_dtype(codec, name_of(tensor.dtype))
     planes = Layout.of(tensor).planes(tensor).float()
-    if planes.numel() and not bool(torch.stack(torch.aminmax(planes)).abs().max() < _MOST):
+    if planes.numel() and not all(abs(float(end)) < _MOST for end in torch.aminmax(planes)):
         raise CodecError(f"{codec} needs finite values below {_MOST:.0e}; use raw or zstd")
     return planes
 
@@ -172,14 +173,19 @@ def _least_error(
     values: torch.Tensor, ranges: list[tuple[torch.Tensor, torch.Tensor]], bits: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Row by row the range with the least squared error."""
-    errors = []
-    for low, high in ranges:
-        step = ((high - low) / (2**bits - 1)).clamp_min(_TINY)[:, None]
-        near = ((values - low[:, None]) / step).round_().clamp_(0, 2**bits - 1).mul_(step).add_(low[:, None])
-        errors.append(near.sub_(values).square_().sum(1))
-    best = torch.stack(errors).argmin(0)[None]
-    lows, highs = (torch.stack(each) for each in zip(*ranges, strict=True))
-    return lows.gather(0, best)[0], highs.gather(0, best)[0]
+    lows, highs = (torch.stack(each)[..., None] for each in zip(*ranges, strict=True))  # (ranges, rows, 1)
+    step = ((highs - lows) / (2**bits - 1)).clamp_min_(_TINY)
+    if values.numel() <= _AT_ONCE:  # all ranges together: of small tensors the number of operations is what costs
+        errors = _squared_errors(values, lows, step, bits)
+    else:
+        errors = torch.stack([_squared_errors(values, *each, bits) for each in zip(lows, step, strict=True)])
+    best = errors.argmin(0)[None]  # (1, rows)
+    return lows[..., 0].gather(0, best)[0], highs[..., 0].gather(0, best)[0]
+
+
+def _squared_errors(values: torch.Tensor, low: torch.Tensor, step: torch.Tensor, bits: int) -> torch.Tensor:
+    near = values.sub(low).div_(step).round_().clamp_(0, 2**bits - 1).mul_(step).add_(low)
+    return near.sub_(values).square_().sum(-1)
 
 
 def _packed(symbols: NDArray[np.uint8], bits: int) -> bytes:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
 from splitnn.transport.dtypes import FLOATS, as_dtype, check_dtype
-from splitnn.transport.layout import Layout, Payload, bytes_of, dtype_named, name_of, tensor_over
+from splitnn.transport.layout import Layout, Payload, bytes_of, dtype_named, laid_out, name_of, tensor_over
 
 _COUNT = struct.Struct("<I")
 _WIDE = ("float32", "float64")
 _RANGE_BYTES = 8  # a range: float32 minimum, float32 step
 _VALUES_A_CHANNEL = 16  # with fewer, the ranges cost more than they gain
-_TINY = torch.finfo(torch.float32).tiny
+_TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +42,13 @@ class Half:
     def payload_bytes(self, layout: Layout, dtype: str) -> int:
         return 2 * math.prod(layout.compact_shape)
 
+    def word_bytes(self, dtype: str) -> int:
+        return 2
+
     def encode(self, tensor: torch.Tensor) -> Payload:
         check_dtype(self.name, name_of(tensor.dtype), _WIDE)
         half = Layout.of(tensor).compact(tensor).to(self.dtype)
-        if half.numel() and not bool(torch.stack(torch.aminmax(half)).isfinite().all()):
+        if half.numel() and not all(math.isfinite(float(end)) for end in torch.aminmax(half)):
             raise CodecError(f"{self.name} holds finite values up to {self.most} only; use raw or zstd")
         return bytes_of(half)
 
@@ -50,7 +56,7 @@ class Half:
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
         check_dtype(self.name, dtype, _WIDE)
-        layout = Layout(shape, strides)
+        layout = laid_out(shape, strides)
         half = tensor_over(payload, layout.compact_shape, self.dtype)
         return layout.rebuild(half.to(dtype_named(dtype)))
 
@@ -84,55 +90,71 @@ class Int8:
     def payload_bytes(self, layout: Layout, dtype: str) -> int:
         return _COUNT.size + math.prod(_range_shape(layout)) * _RANGE_BYTES + math.prod(layout.compact_shape)
 
+    def word_bytes(self, dtype: str) -> int:
+        return 1
+
     def encode(self, tensor: torch.Tensor) -> Payload:
-        check_dtype(self.name, name_of(tensor.dtype))
+        dtype = name_of(tensor.dtype)
+        check_dtype(self.name, dtype)
         layout = Layout.of(tensor)
         range_shape = _range_shape(layout)
-        values = layout.compact(tensor).float()
         ranges = math.prod(range_shape)
-        payload = torch.empty(self.payload_bytes(layout, name_of(tensor.dtype)), dtype=torch.uint8)
-        payload[: _COUNT.size] = torch.frombuffer(bytearray(_COUNT.pack(ranges)), dtype=torch.uint8)
+        payload = bytearray(self.payload_bytes(layout, dtype))
+        _COUNT.pack_into(payload, 0, ranges)
         if ranges == 0:
-            return bytes_of(payload)
+            return bytes(payload)
+        values: NDArray[np.float32] = layout.compact(tensor).float().numpy()  # in numpy a small tensor costs a third
+        if not values.ndim:
+            values, range_shape = values.reshape(1), (1,)
         over = tuple(d for d, size in enumerate(range_shape) if size == 1)
-        low = values.amin(over, keepdim=True) if over else values  # range_shape
-        high = values.amax(over, keepdim=True) if over else values
-        step = (high - low) / 255
+        low = values.min(over, keepdims=True) if over else values  # range_shape
+        high = values.max(over, keepdims=True) if over else values
+        with np.errstate(over="ignore", invalid="ignore"):
+            step = (high - low) / np.float32(255)
         if not _is_range(low, step):
             raise CodecError("int8 needs finite values whose range is a float32; use raw or zstd")
-        step = torch.where(step < _TINY, 0.0, step)  # the inverse of a smaller one is infinite
-        side = payload[_COUNT.size : _COUNT.size + ranges * _RANGE_BYTES]
-        side.copy_(torch.cat((low.reshape(-1), step.reshape(-1))).view(torch.uint8))
-        inverse = torch.where(step > 0, 1 / step, 0.0)
-        scaled = values.sub(low).mul_(inverse).round_().clamp_(0, 255)
-        payload[_COUNT.size + ranges * _RANGE_BYTES :].view(layout.compact_shape).copy_(scaled)
-        return bytes_of(payload)
+        step[step < _TINY] = 0  # the inverse of a smaller one is infinite
+        side = np.frombuffer(payload, dtype="<f4", offset=_COUNT.size, count=2 * ranges)
+        side[:ranges] = low.reshape(-1)
+        side[ranges:] = step.reshape(-1)
+        inverse = np.zeros_like(step)
+        np.divide(np.float32(1), step, out=inverse, where=step > 0)
+        scaled = values - low
+        scaled *= inverse
+        np.rint(scaled, out=scaled)
+        np.minimum(scaled, 255, out=scaled)  # never below 0: nothing is smaller than ``low``
+        symbols = np.frombuffer(payload, dtype=np.uint8, offset=_COUNT.size + ranges * _RANGE_BYTES)
+        np.copyto(symbols.reshape(scaled.shape), scaled, casting="unsafe")
+        return memoryview(payload)
 
     def decode(
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
         check_dtype(self.name, dtype)
-        layout = Layout(shape, strides)
+        layout = laid_out(shape, strides)
         range_shape = _range_shape(layout)
         ranges = math.prod(range_shape)
         expected = self.payload_bytes(layout, dtype)
         if len(payload) != expected or _COUNT.unpack_from(payload)[0] != ranges:
             raise CodecError(f"{len(payload)} bytes are no int8 payload for shape {shape}, which needs {expected}")
-        view = memoryview(payload)
-        symbols_at = _COUNT.size + ranges * _RANGE_BYTES
-        low, step = tensor_over(view[_COUNT.size : symbols_at], (2, *range_shape), torch.float32)
+        side = np.frombuffer(payload, dtype="<f4", offset=_COUNT.size, count=2 * ranges)
+        low, step = side.reshape(2, *range_shape)
         if not _is_range(low, step):
             raise CodecError("an int8 payload has a range that is negative or not finite")
-        symbols = tensor_over(view[symbols_at:], layout.compact_shape, torch.uint8)
-        values = symbols.float().mul_(step).add_(low)
-        return layout.rebuild(as_dtype(values, dtype))
+        symbols = np.frombuffer(payload, dtype=np.uint8, offset=_COUNT.size + ranges * _RANGE_BYTES)
+        values = symbols.reshape(layout.compact_shape).astype(np.float32)
+        values *= step
+        values += low
+        return layout.rebuild(as_dtype(torch.from_numpy(values), dtype))
 
 
-def _is_range(low: torch.Tensor, step: torch.Tensor) -> bool:
+def _is_range(low: NDArray[np.float32], step: NDArray[np.float32]) -> bool:
     """Whether every value of these ranges is a finite float32."""
-    return bool((step >= 0).all() and (low + 256 * step).isfinite().all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool((step >= 0).all() and np.isfinite(low + 256 * step).all())
 
 
+@functools.lru_cache(1024)
 def _range_shape(layout: Layout) -> tuple[int, ...]:
     """Ranges along each dimension of the compact form: one for each sample (dimension 0) and channel (dimension 1).
 

@@ -7,9 +7,11 @@ order of ``contexts.visit``. Where this is longer than the symbols, they follow 
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -36,7 +38,9 @@ _STANDARD = 1  # narrowing
 _FEW = 2**12  # up to so many symbols every narrowing is tried
 _CALM = 0.9  # below this surprise too
 
-_Part = tuple[Integers, Distribution]
+_Visited = list[tuple[Integers, NDArray[np.uint8]]]
+"""Of each visit the symbols (from 0) and the numbers of the distributions that they have."""
+
 Shape = tuple[int, int, int, int]  # samples, channels, height, width
 
 
@@ -93,18 +97,18 @@ def pack(symbols: NDArray[np.int8]) -> bytes:
         checksum=_checksum(symbols),
     )
     scales = scales.reshape(samples, channels)
-    written = _written(planes, scales, head)
-    if symbols.size <= _FEW or _surprise(written) < _CALM:
+    visited = _visited(planes, scales, head)
+    if symbols.size <= _FEW or _surprise(visited) < _CALM:
         others = [replace(head, narrowing=index) for index in range(len(NARROWINGS)) if index != _STANDARD]
-        tried = [(head, written), *((other, _written(planes, scales, other)) for other in others)]
-        head, written = min(tried, key=lambda each: _bits(each[1]))
+        tried = [(head, visited), *((other, _visited(planes, scales, other)) for other in others)]
+        head, visited = min(tried, key=lambda each: _bits(each[1]))
     coder = new_coder()
     for part, distribution in reversed(
         [
             (is_live.astype(np.int32), yes_or_no(head.silent)),
             (_symbols(live - usual), logistic(head.of_scales * QUARTERS)),
             (_symbols(centres), logistic(head.of_centres * QUARTERS)),
-            *written,
+            *_parts(visited),
         ]
     ):
         coder.push(part, distribution)
@@ -114,30 +118,46 @@ def pack(symbols: NDArray[np.int8]) -> bytes:
     return head.written() + words
 
 
-def _written(planes: Integers, scales: Integers, head: _Head) -> list[_Part]:
+def _visited(planes: Integers, scales: Integers, head: _Head) -> _Visited:
     """The symbols in the order of coding, under this head."""
-    found: list[_Part] = []
+    found: _Visited = []
 
     def write(wanted: Integers, numbers: NDArray[np.uint8]) -> Integers:
-        ranked = _symbols(wanted[np.argsort(numbers, kind="stable")])
-        ends = np.cumsum(np.bincount(numbers)).tolist()
-        for number, (start, end) in enumerate(pairwise([0, *ends])):
-            if end > start:
-                found.append((ranked[start:end], logistic(number)))
+        found.append((_symbols(wanted), numbers))
         return wanted
 
     visit(planes, scales, write, trust=TRUSTS[head.trust], narrowing=NARROWINGS[head.narrowing])
     return found
 
 
-def _bits(written: list[_Part]) -> float:
-    return sum(float(distribution.bits[part].sum()) for part, distribution in written)
+def _parts(visited: _Visited) -> Iterator[tuple[Integers, Distribution]]:
+    """The symbols of each visit, those of one distribution together."""
+    for symbols, numbers in visited:
+        ranked = symbols[np.argsort(numbers, kind="stable")]
+        ends = np.cumsum(np.bincount(numbers)).tolist()
+        for number, (start, end) in enumerate(pairwise([0, *ends])):
+            if end > start:
+                yield ranked[start:end], logistic(number)
 
 
-def _surprise(written: list[_Part]) -> float:
+def _bits(visited: _Visited) -> float:
+    """Length of their code."""
+    bits = _lengths()[0]
+    return sum(float(bits[numbers, symbols].sum()) for symbols, numbers in visited)
+
+
+def _surprise(visited: _Visited) -> float:
     """Bits that were needed over bits that would have been, had every distribution been the right one."""
-    expected = sum(len(part) * distribution.entropy_bits for part, distribution in written)
-    return _bits(written) / expected if expected else 1.0
+    means = _lengths()[1]
+    expected = sum(float(means[numbers].sum()) for _, numbers in visited)
+    return _bits(visited) / expected if expected else 1.0
+
+
+@functools.cache
+def _lengths() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bits of every symbol under every distribution, and the mean of each distribution."""
+    every = [logistic(number) for number in range(SPREADS * QUARTERS)]
+    return np.stack([each.bits for each in every]), np.array([each.entropy_bits for each in every])
 
 
 def packed_bytes(elements: int) -> int:

@@ -177,7 +177,7 @@ def _read_description(description: bytes) -> Described:
                 raise CodecError(f"a plain integer is one INT64, not {dtype} of shape {shape}")
             spec = TensorSpec((), "int")
         chosen = texts.get("codec") or "raw"
-        return Described(name, spec, layout.strides, chosen, decoded_bytes + working_bytes(chosen, layout))
+        return Described(name, spec, layout.strides, chosen, decoded_bytes + working_bytes(chosen, layout, dtype))
     except CodecError as error:
         raise CodecError(f"tensor {name!r}: {error}") from error
 

@@ -22,9 +22,22 @@ from splitnn.transport.wire import take_apart
 
 LOSSLESS = ("raw", "zstd", "raw+fast", "shuffle+zstd")
 LOW_BITS = ("int6", "int4", "int3+zstd", "int2+entropy", "int4t", "int4r", "int3tp+entropy", "even4", "even0.8")
-LOSSY = ("fp16", "int8", "fp16+zstd", "int8+zstd", "bf16", "bf16+zstd", "fp16+mask", *LOW_BITS)
+LOSSY = (
+    "fp16",
+    "int8",
+    "fp16+zstd",
+    "int8+zstd",
+    "bf16",
+    "bf16+zstd",
+    "fp16+mask",
+    "fp16+shuffle+zstd",
+    "fp16+mask+zstd",
+    "int8+mask+zstd",
+    "int8+fast",
+    *LOW_BITS,
+)
 IMAGES = ("webp", "webp90", "webp50", "jpeg50", "jpeg98f")
-FORMS = (*USUAL, "raw+fast", "shuffle+zstd", "mask", "bf16", "bf16+zstd", "fp16+mask", *LOW_BITS, *IMAGES)
+FORMS = (*USUAL, "raw+fast", "shuffle+zstd", "mask", "mask+zstd", "bf16", "bf16+zstd", "fp16+mask", *LOW_BITS, *IMAGES)
 """At least one of every kind."""
 DTYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
