@@ -1,10 +1,12 @@
 # One virtual environment for the project (.venv), two more for tools that need other versions of protobuf.
 # PYTHON=... chooses the interpreter, PIP_ARGS=... goes to pip (an index with CPU builds of torch, for instance).
+# WORKERS=... processes share the tests; tests/conftest.py says which tests stay together.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
+WORKERS ?= 2
 PIP := -m pip install --disable-pip-version-check --progress-bar on $(PIP_ARGS)
 EXTRAS := models,samples,text,onnx,openvino,server,experiments,dev
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
@@ -35,11 +37,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 	@echo "installed in $(VENV)"
 
-test: install  ## all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: install  ## all tests, or those of PYTEST_ARGS=tests/...; WORKERS=0 for a debugger
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 test-fast: install  ## the tests that start no programs
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
 
 lint: install  ## format, lint, types, import contracts: what CI checks
 	$(BIN)/ruff format --check .
