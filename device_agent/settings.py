@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from splitnn.cost.accuracy import parse_share
+from splitnn.cost.codec_names import no_codec
 from splitnn.cost.network import parse_link
 from splitnn.runtime.address import parse_address, require_loopback
 from splitnn.runtime.settings import EngineName
@@ -63,7 +64,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if unknown := [codec for codec in self.codecs if codec not in CODECS]:
-            raise ValueError(f"--codecs: no codec is called {unknown[0]!r}; there are {', '.join(USUAL)} ...")
+            raise ValueError(f"--codecs: {no_codec(unknown[0])}")
         if not self.codecs:
             raise ValueError("--codecs names at least one codec, such as raw")
         if self.max_accuracy_drop:

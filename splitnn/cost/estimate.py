@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from splitnn.cost.codec_names import CODEC_NAMES, check_codec_names
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import CodecCost, Profile
 from splitnn.errors import ProfileMismatch
@@ -173,10 +174,10 @@ def tabulate(
 
     Raises:
         ProfileMismatch: a host has no profile, or one of another model.
-        ValueError: ``codecs`` is one name, whose letters would be taken for names.
+        ValueError: ``codecs`` names one that does not exist (those that the profiles measured do), or is one text,
+            whose letters would be taken for names.
     """
-    if isinstance(codecs, str):
-        raise ValueError(f"codecs are a collection of names, not the text {codecs!r}")
+    _check_codecs(codecs, profiles)
     check_profiles(graph, profiles, topology)
     times = [
         [nanoseconds(seconds * host.slowdown) for seconds in profiles[host.name].planned(graph.index)]
@@ -207,6 +208,15 @@ def tabulate(
         ),
         **_handling(profiles, topology),
     )
+
+
+def _check_codecs(codecs: Codecs, profiles: Mapping[str, Profile]) -> None:
+    collections = codecs.values() if isinstance(codecs, Mapping) else (codecs,)
+    if text := [each for each in collections if isinstance(each, str)]:
+        raise ValueError(f"codecs are a collection of names, not the text {text[0]!r}")
+    if unknown := set().union(*collections) - CODEC_NAMES:
+        measured = (costs for profile in profiles.values() for costs in profile.codecs.values())
+        check_codec_names(unknown, others=set().union(*measured))
 
 
 def _handling(profiles: Mapping[str, Profile], topology: Topology) -> dict[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from splitnn.cost.codec_names import check_codec_names
 from splitnn.cost.estimate import Cost, CostTable, Download, Transfer, price
 from splitnn.graph.graph import Graph
 from splitnn.planner.line import Line, parse_line, print_line
@@ -129,7 +130,7 @@ class Plan:
         for the rest. The digest has twelve digits unless ``model`` gives all of it.
 
         Raises:
-            ValueError: the line is no plan, or no plan of this graph or model.
+            ValueError: the line is no plan, or no plan of this graph or model, or it names a codec that does not exist.
         """
         found = parse_line(line, len(graph))
         if model is not None and model[:MODEL_DIGITS] != found.model:
@@ -140,6 +141,7 @@ class Plan:
                     f"between {found.hosts[hop]!r} and {found.hosts[hop + 1]!r} cross the tensors "
                     f"{sorted(expected)}, not {sorted(given)}"
                 )
+        _check_codecs(found.hops)
         return cls(
             model=model or found.model,
             hosts=found.hosts,
@@ -178,12 +180,14 @@ class Plan:
             if data["format"] != "splitnn-plan-1":
                 raise ValueError(f"not a plan: format {data['format']!r}")
             cost = data["predicted"]
+            hops = tuple({str(tensor): str(codec) for tensor, codec in hop.items()} for hop in data["hops"])
+            _check_codecs(hops)
             found = cls(
                 model=str(data["model"]),
                 hosts=tuple(str(host) for host in data["hosts"]),
                 order=tuple(str(name) for name, _ in data["layers"]),
                 tiers=tuple(int(tier) for _, tier in data["layers"]),
-                hops=tuple({str(tensor): str(codec) for tensor, codec in hop.items()} for hop in data["hops"]),
+                hops=hops,
                 predicted=Cost(
                     latency_ns=int(cost["latency_ns"]),
                     compute_s=tuple(float(seconds) for seconds in cost["compute_s"]),
@@ -202,6 +206,11 @@ class Plan:
         if found.id != stated:
             raise ValueError(f"not a plan: its id is {found.id}, not {stated} as it says")
         return found
+
+
+def _check_codecs(hops: Iterable[Mapping[str, str]]) -> None:
+    """Raises ValueError: they name a codec that does not exist."""
+    check_codec_names({codec for hop in hops for codec in hop.values()})
 
 
 def _crossing(graph: Graph, line: Line) -> list[set[str]]:

@@ -32,6 +32,7 @@ from typing import Protocol
 
 import torch
 
+from splitnn.cost.codec_names import no_codec
 from splitnn.graph.graph import TensorSpec
 from splitnn.transport.entropy import Entropy
 from splitnn.transport.evenstep import EvenStep
@@ -160,6 +161,5 @@ def codec(name: str) -> Codec:
         ValueError: there is none.
     """
     if name not in CODECS:
-        others = "and those that splitnn.transport.codec describes"
-        raise ValueError(f"no codec is called {name!r}; there are {', '.join(USUAL)}, {others}")
+        raise ValueError(no_codec(name))
     return CODECS[name]

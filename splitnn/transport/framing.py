@@ -16,6 +16,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from splitnn.cost.codec_names import check_codec_names, no_codec
 from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.proto import open_inference_pb2 as pb
 from splitnn.transport.base import Announcement, Answer, Clock, Limits, Parameter, Request, Timings
@@ -79,6 +80,7 @@ def request_frame(request: Request, *, message_id: str, timeout_s: float | None 
         CodecError: a tensor cannot be encoded.
         ValueError: no such codec.
     """
+    check_codec_names(request.codecs.values())
     descriptions, payloads, tensors = encode_tensors(request.tensors, request.codecs)
     codecs = tuple(request.codecs.get(name, "raw") for name in request.wanted)
     parts = (
@@ -158,7 +160,7 @@ def announcement(received: Received, *, limits: Limits) -> Announcement:
     codecs |= {output.name: _codec_of(output) for output in wanted if output.parameters}
     for name, chosen in codecs.items():
         if chosen not in CODECS:
-            raise CodecError(f"tensor {name[:64]!r}: no codec is called {chosen[:64]!r}; there are {', '.join(CODECS)}")
+            raise CodecError(f"tensor {name[:64]!r}: {no_codec(chosen)}")
     return Announcement(
         model=head.model_name,
         tensors={tensor.name: tensor.spec for tensor in arrived},

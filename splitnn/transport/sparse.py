@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from splitnn.errors import CodecError
 from splitnn.graph.graph import DTYPE_BYTES, TensorSpec
 from splitnn.transport.layout import Layout, Payload, laid_out, name_of
 from splitnn.transport.raw import Words
 
-_WORDS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_WORDS: dict[int, np.dtype[Any]] = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,10 @@ class Masked:
         return (plain // self.inner.word_bytes(dtype) + 7) // 8 + plain
 
     def encode(self, tensor: torch.Tensor) -> Payload:
-        words = np.frombuffer(self.inner.encode(tensor), dtype=self._words(name_of(tensor.dtype)))
+        words: NDArray[Any] = np.frombuffer(self.inner.encode(tensor), dtype=self._words(name_of(tensor.dtype)))
         is_some = words != 0
         # compress() takes as long for any mask; an index that is a mask stumbles over those without a pattern.
-        return b"".join((np.packbits(is_some), np.compress(is_some, words)))
+        return b"".join((np.packbits(is_some).data, np.compress(is_some, words).data))
 
     def decode(
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
@@ -63,15 +64,15 @@ class Masked:
         is_some = np.unpackbits(np.frombuffer(view[:mask_bytes], dtype=np.uint8), count=count).view(bool)
         if len(view) != mask_bytes + int(np.count_nonzero(is_some)) * word.itemsize:
             raise CodecError(f"{len(payload)} bytes are no {self.name} payload for {dtype} of shape {shape}")
-        words = np.zeros(count, dtype=word)
+        words: NDArray[Any] = np.zeros(count, dtype=word)
         words[is_some] = np.frombuffer(view[mask_bytes:], dtype=word)
-        return self.inner.decode(memoryview(words).cast("B") if count else b"", shape, dtype, strides)
+        return self.inner.decode(words.data.cast("B") if count else b"", shape, dtype, strides)
 
     def _words(self, dtype: str) -> np.dtype[Any]:
         size = self.inner.word_bytes(dtype) if dtype in DTYPE_BYTES else 0
         if size not in _WORDS:
             raise CodecError(f"codec {self.name} takes elements of 1, 2, 4 or 8 bytes, not {dtype}")
-        return np.dtype(_WORDS[size])
+        return _WORDS[size]
 
 
 def masking_bytes(codec: Masked, layout: Layout, dtype: str) -> int:

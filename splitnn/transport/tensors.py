@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from google.protobuf.message import DecodeError
 
+from splitnn.cost.codec_names import no_codec
 from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.graph.graph import DTYPE_BYTES, TensorSpec
 from splitnn.proto import open_inference_pb2 as pb
@@ -198,7 +199,7 @@ def _value(tensor: Described, payload: memoryview) -> torch.Tensor | int:
             raise CodecError(f"a plain integer is one INT64 of 8 bytes, not of {len(payload)} bytes")
         return int(_INT64.unpack(payload)[0])
     if tensor.codec not in CODECS:
-        raise CodecError(f"no codec is called {tensor.codec!r}; there are {', '.join(CODECS)}")
+        raise CodecError(no_codec(tensor.codec))
     return CODECS[tensor.codec].decode(payload, tensor.spec.shape, tensor.spec.dtype, tensor.strides)
 
 

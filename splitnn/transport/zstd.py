@@ -110,7 +110,7 @@ def _by_element(plain: bytes, word_bytes: int) -> Payload:
     for row in places[-2::-1]:
         words <<= words.dtype.type(8)
         words |= row
-    return memoryview(words).cast("B") if len(words) else b""
+    return words.data.cast("B") if len(words) else b""
 
 
 def _bound(plain_bytes: int) -> int:

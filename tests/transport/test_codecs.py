@@ -12,6 +12,7 @@ import pytest
 import torch
 import zstandard
 
+from splitnn.cost.codec_names import CODEC_NAMES
 from splitnn.errors import CodecError
 from splitnn.graph.graph import TensorSpec
 from splitnn.planner import plan
@@ -431,9 +432,15 @@ def test_an_image_of_another_size_than_stated_is_refused() -> None:
         codec("png").decode(payload, (1, 9, 8, 3), "uint8")
 
 
-def test_an_unknown_codec_lists_those_that_exist() -> None:
-    with pytest.raises(ValueError, match="raw, zstd, entropy, fp16"):
+def test_an_unknown_codec_names_those_that_exist() -> None:
+    with pytest.raises(ValueError, match="'gzip': there are raw, zstd, fp16"):
         codec("gzip")
+    with pytest.raises(ValueError, match=r"did you mean int8\+zstd or"):
+        codec("int8_zstd")
+
+
+def test_planner_knows_every_codec_by_name() -> None:
+    assert set(CODECS) == CODEC_NAMES
 
 
 def test_planner_knows_which_codecs_are_lossless() -> None:
