@@ -1,37 +1,18 @@
-"""What a sweep says: a row for each model, link and way, the headline figures, and one table for a person."""
+"""What a sweep says: a row for each model, link and way, each request, and one table for a person."""
 
 from __future__ import annotations
 
 import csv
-import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.sweep_cells import Cell, Measured
-from experiments.sweep_ways import (
-    AGENT,
-    BASELINES,
-    CLOUD_RAW,
-    COMPRESSED,
-    DEVICE,
-    NEUROSURGEON,
-    NEUROSURGEON_CODED,
-    PLANNED,
-    STATIC,
-)  # fmt: skip
+from experiments.sweep_figures import notes_of, overhead_s, why_no_choice
+from experiments.sweep_ways import BASELINES
 
 _ABOUT = ("commit", "processor", "link_method", "hosts_method", "device_share", "server_share", "content")
-_LEAST_S = 0.02  # predictions count for latencies above it,
-_SLOW_BPS = 20e6  # and the overhead on links up to this
-ENDS = (DEVICE, COMPRESSED)
-"""What nobody should be slower than: everything here, and everything there with the input as a user would send it."""
-
-_SPEEDUPS = {
-    "device": DEVICE, "cloud": COMPRESSED, "cloud_raw": CLOUD_RAW, "neurosurgeon": NEUROSURGEON,
-    "neurosurgeon_with_codecs": NEUROSURGEON_CODED, "static": STATIC,
-}  # fmt: skip
 _PARTS = ("head_s", "encode_s", "network_s", "decode_s", "tail_s", "local_tail_s", "queue_s", "cloud_queue_s")
 
 
@@ -62,118 +43,6 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def overhead_s(cell: Cell, way: Measured) -> float:
-    """Measured minus head, wire limit and tail: coding, queues, Python, and what TCP and the link lost."""
-    computed_s = sum(way.number(part) for part in ("head_s", "tail_s", "local_tail_s"))
-    return way.p50_s - computed_s - way.wire_limit_s(cell.shape)
-
-
-def headline(cells: Sequence[Cell]) -> dict[str, float | None]:
-    """The figures that steer the project. None where nothing was measured that they rest on.
-
-    Of the plan that the agent follows by itself; ``planned_`` figures are of the plan that the planner makes from the
-    profile and the stated link alone. Loss and regret are fractions: 0.02 is 2 % slower. Cells where every request of
-    the agent's own way failed or was degraded have no such figures: ``cells_without_choice`` counts them.
-    """
-    chosen = [(cell, way) for cell in cells if (way := cell.chosen)]
-    regrets = _regrets(cells, AGENT)
-    planned = _regrets(cells, PLANNED)
-    crossed = [loss for cell in cells if (loss := cross_fitted_regret(cell)) is not None]
-    counted, _ = _overhead_cells(cells)
-    overheads = [overhead_s(cell, way) / way.p50_s for cell, way in counted]
-    without_coding = [
-        (overhead_s(cell, way) - way.number("encode_s") - way.number("decode_s")) / way.p50_s for cell, way in counted
-    ]
-    figures: dict[str, float | None] = {
-        "regret_mean": _or_none(statistics.mean, regrets),
-        "regret_worst": _or_none(max, regrets),
-        "regret_cross_fitted_mean": _or_none(statistics.mean, crossed),
-        "planned_regret_mean": _or_none(statistics.mean, planned),
-        "planned_regret_worst": _or_none(max, planned),
-    }
-    for name, errors in (
-        ("prediction_error", _errors(cells, lambda way: way.number("predicted_s"))),
-        ("uncorrected_prediction_error", _errors(cells, lambda way: way.plan.predicted.latency_s)),
-    ):
-        figures[f"{name}_median"] = _or_none(statistics.median, errors)
-        figures[f"{name}_p90"] = _or_none(_p90, errors)
-    figures["overhead_share"] = _or_none(statistics.median, overheads)
-    figures["overhead_share_worst"] = _or_none(max, overheads)
-    figures["overhead_share_without_coding"] = _or_none(statistics.median, without_coding)
-    for name, role in _SPEEDUPS.items():
-        ratios = [other.p50_s / way.p50_s for cell, way in chosen if (other := cell.find(role))]
-        for word, figure in (("min", min), ("median", statistics.median), ("max", max)):
-            figures[f"speedup_vs_{name}_{word}"] = _or_none(figure, ratios)
-    figures["worst_loss_vs_any_baseline"] = _or_none(max, _losses(chosen, BASELINES))
-    figures["worst_loss_vs_both_ends"] = _or_none(max, _losses(chosen, ENDS))
-    figures["cells"] = len(cells)
-    figures["cells_without_choice"] = len(without_choice(cells))
-    surveys = [cell.survey for cell in cells if cell.survey]
-    figures["candidate_cuts"] = sum(survey.candidates for survey in surveys)
-    figures["candidate_cuts_measured"] = sum(survey.measured for survey in surveys)
-    figures["candidate_cuts_left_out"] = sum(survey.left_out for survey in surveys)
-    figures["candidate_cuts_unanswered"] = sum(survey.unanswered for survey in surveys)
-    figures["requests"] = sum(len(way.requests) for cell in cells for way in cell.ways)
-    figures["requests_degraded"] = sum(len(way.degraded) for cell in cells for way in cell.ways)
-    figures["requests_failed"] = sum(len(way.failures) for cell in cells for way in cell.ways)
-    return figures
-
-
-def notes_of(cells: Sequence[Cell]) -> dict[str, Any]:
-    """What the headline figures rest on, in words: the oracle, the overhead, and which cells have no choice."""
-    return {
-        "oracle": oracle_in_words(cells),
-        "overhead_share": _overhead_cells(cells)[1],
-        "without_choice": without_choice(cells),
-    }
-
-
-def oracle_in_words(cells: Iterable[Cell]) -> str:
-    """What regret is measured against."""
-    surveys = [cell.survey for cell in cells if cell.survey]
-    cuts, measured = sum(each.candidates for each in surveys), sum(each.measured for each in surveys)
-    text = f"the quickest way that was measured in the cell: baselines, and {measured} of {cuts} candidate cuts"
-    if left_out := sum(each.left_out for each in surveys):
-        factors = ", ".join(f"{factor:g}" for factor in sorted({each.within for each in surveys}))
-        text += f"; {left_out} were left out, predicted above {factors} times the quickest measured and predicted"
-    if unanswered := sum(each.unanswered for each in surveys):
-        text += f"; {unanswered} were not answered"
-    return text
-
-
-def _overhead_cells(cells: Iterable[Cell]) -> tuple[list[tuple[Cell, Measured]], str]:
-    """The agent's ways that the overhead is taken from, and which they are: remote ones on slow links, if there are."""
-    chosen = [(cell, way) for cell in cells if (way := cell.chosen)]
-    slow = [(cell, way) for cell, way in chosen if cell.shape.up_bps <= _SLOW_BPS]
-    if remote := [(cell, way) for cell, way in slow if way.number("sent_bytes")]:
-        return remote, f"of the {len(remote)} cells up to 20 Mbit/s in which the agent used the cloud"
-    if slow:
-        return slow, f"of {len(slow)} cells up to 20 Mbit/s, in none of which the agent used the cloud"
-    if chosen:
-        return chosen, f"of {len(chosen)} cells above 20 Mbit/s: none was slower"
-    return [], "none: no cell has a figure of the agent's choice"
-
-
-def without_choice(cells: Iterable[Cell]) -> list[str]:
-    """Which cells have no figure of the agent's own choice, and why."""
-    return [f"{cell.model} over {cell.shape}: {_why_not(cell)}" for cell in cells if cell.chosen is None]
-
-
-def cross_fitted_regret(cell: Cell) -> float | None:
-    """Regret against the oracle of the other half of the rounds: the least of many noisy medians flatters an oracle."""
-    chosen = cell.chosen
-    ways = [way for way in cell.ways if len(way.requests) >= 4]
-    if chosen is None or chosen not in ways:
-        return None
-    losses = []
-    for half in (0, 1):
-        seen = {way.plan.id: statistics.median(way.latencies_s[half::2]) for way in ways}
-        unseen = {way.plan.id: statistics.median(way.latencies_s[1 - half :: 2]) for way in ways}
-        best = min(seen, key=lambda name: seen[name])
-        losses.append(unseen[chosen.plan.id] / unseen[best] - 1)
-    return statistics.mean(losses)
-
-
 def summary_lines(cells: Sequence[Cell], figures: Mapping[str, float | None], about: Mapping[str, str]) -> list[str]:
     """Where and how it was measured, one line for each model and link, then the headline figures."""
     measured = [dict(cell.about) for cell in cells] or [{}]
@@ -187,7 +56,7 @@ def summary_lines(cells: Sequence[Cell], figures: Mapping[str, float | None], ab
     for cell in cells:
         chosen, oracle = cell.chosen, cell.oracle
         if chosen is None or oracle is None:
-            lines.append(f"{cell.model:<19} {cell.shape!s:<15} no figure of the agent's choice: {_why_not(cell)}")
+            lines.append(f"{cell.model:<19} {cell.shape!s:<15} no figure of the agent's choice: {why_no_choice(cell)}")
             continue
         others = " ".join(_ms(cell.find(role)) for role in BASELINES)
         lines.append(
@@ -198,7 +67,8 @@ def summary_lines(cells: Sequence[Cell], figures: Mapping[str, float | None], ab
         )
     width = max(map(len, figures))
     lines += ["", "times in ms, medians of the requests; cuts: candidates measured / all", ""]
-    lines += [f"oracle: {oracle_in_words(cells)}", f"overhead_share: {_overhead_cells(cells)[1]}", ""]
+    notes = notes_of(cells)
+    lines += [f"{name}: {notes[name]}" for name in ("oracle", "overhead_share")] + [""]
     lines += [f"{name:<{width}}  {'-' if figure is None else f'{figure:.4g}'}" for name, figure in figures.items()]
     return lines
 
@@ -216,16 +86,6 @@ def choice_in_words(way: Measured) -> str:
 
 def _values(abouts: Iterable[Mapping[str, str]], name: str) -> list[str]:
     return list(dict.fromkeys(about[name] for about in abouts if name in about))
-
-
-def _why_not(cell: Cell) -> str:
-    own = [way for way in cell.ways if AGENT in way.roles]
-    if not own:
-        return "; ".join((*cell.notes, "it answered no request that left the choice to it"))
-    failures = [failure for way in own for failure in way.failures]
-    degraded = [str(request["degraded"]) for way in own for request in way.degraded]
-    reasons = "; ".join(dict.fromkeys((*failures, *degraded)))[:200]
-    return f"{len(failures)} requests failed, {len(degraded)} were degraded: {reasons}"
 
 
 def _row(cell: Cell, way: Measured) -> dict[str, Any]:
@@ -285,30 +145,3 @@ def _cuts(cell: Cell) -> str:
 
 def _ms(way: Measured | None) -> str:
     return f"{'-':>8}" if way is None else f"{way.p50_s * 1e3:8.0f}"
-
-
-def _regrets(cells: Iterable[Cell], role: str) -> list[float]:
-    return [way.p50_s / oracle.p50_s - 1 for cell in cells if (way := cell.find(role)) and (oracle := cell.oracle)]
-
-
-def _losses(chosen: Iterable[tuple[Cell, Measured]], roles: Iterable[str]) -> list[float]:
-    roles = tuple(roles)
-    return [way.p50_s / other.p50_s - 1 for cell, way in chosen for role in roles if (other := cell.find(role))]
-
-
-def _errors(cells: Iterable[Cell], predicted_s: Callable[[Measured], float]) -> list[float]:
-    """Relative errors over every way that took longer than 20 ms."""
-    return [
-        abs(predicted_s(way) - way.p50_s) / way.p50_s
-        for cell in cells
-        for way in cell.ways
-        if way.requests and way.p50_s > _LEAST_S
-    ]
-
-
-def _p90(values: Sequence[float]) -> float:
-    return sorted(values)[min(len(values) - 1, math.ceil(0.9 * len(values)) - 1)]
-
-
-def _or_none(figure: Callable[[Sequence[float]], float], values: Sequence[float]) -> float | None:
-    return float(figure(values)) if values else None

@@ -19,9 +19,10 @@ from experiments.sweep_application import Application
 from experiments.sweep_cells import Cell, topology_of
 from experiments.sweep_cuts import Cuts
 from experiments.sweep_deployment import Deployment, Subject, prepare
+from experiments.sweep_figures import headline, notes_of
 from experiments.sweep_measuring import Asking, Compiled, measure_cell, wait_for_cloud
 from experiments.sweep_plots import draw_model
-from experiments.sweep_report import headline, notes_of, requests_of, rows_of, summary_lines, write_csv
+from experiments.sweep_report import requests_of, rows_of, summary_lines, write_csv
 from experiments.sweep_setup import Setup
 from experiments.sweep_store import Store
 from experiments.sweep_ways import Planning, ways_over

@@ -19,19 +19,10 @@ from experiments.leftovers import wait_until
 from experiments.shape import METHODS, Method, Shape, shape_of
 from experiments.sweep_cells import Cell, Measured, topology_of
 from experiments.sweep_cuts import Survey
+from experiments.sweep_figures import cross_fitted_regret, headline, notes_of, overhead_s, without_choice
 from experiments.sweep_measuring import Compiled, _Turns, measure_cell
 from experiments.sweep_plots import draw_model
-from experiments.sweep_report import (
-    cross_fitted_regret,
-    headline,
-    notes_of,
-    overhead_s,
-    requests_of,
-    rows_of,
-    summary_lines,
-    without_choice,
-    write_csv,
-)
+from experiments.sweep_report import requests_of, rows_of, summary_lines, write_csv
 from experiments.sweep_store import Store
 from experiments.sweep_ways import AGENT, BASELINES, COMPRESSED, DEVICE, NEUROSURGEON, Planning, Way, ways_over
 from splitnn.cost.network import Topology

@@ -11,8 +11,9 @@ import pytest
 from experiments.shape import Shape
 from experiments.sweep_cells import Cell, Measured, topology_of
 from experiments.sweep_cuts import Cuts, Survey
+from experiments.sweep_figures import headline, notes_of
 from experiments.sweep_measuring import measure_cell
-from experiments.sweep_report import headline, notes_of, rows_of
+from experiments.sweep_report import rows_of
 from experiments.sweep_ways import AGENT, CANDIDATE, CLOUD_RAW, DEVICE, Planning, Way
 from splitnn.cost.profile import Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
