@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from dataclasses import replace
@@ -18,6 +19,7 @@ from device_agent.navigator import DEVICE, Navigator, parse_pin
 from device_agent.patience import Patience
 from device_agent.refusals import Refusals
 from device_agent.rest import Rest
+from device_agent.timely import Timely, asked_within
 from splitnn.cost.profile import Profile
 from splitnn.errors import DigestMismatch, InvalidInput, PayloadTooLarge, SplitnnError, Unavailable, UnknownModel
 from splitnn.graph.exits import Exits
@@ -96,6 +98,7 @@ class Agent:
             chance=chance,
             instrument=self._instrument,
         )
+        self.timely = Timely(navigator, self._courses, cloud, self._refusals, exits=model.exits, clock=clock)
         self._rest = Rest(
             cloud,
             navigator,
@@ -119,6 +122,8 @@ class Agent:
         A request's parameter ``plan`` (``device``, ``cloud`` or a plan's line) overrides the plan, for this request.
         Where the model has exits, the first that is sure answers, under the name of the model's last one; outputs that
         are asked for by name are the whole model's. Its parameter ``exits`` says which may (``exits_asked_for``).
+        With ``deadline_s``, or where the plan would take longer than the request's deadline leaves, it is answered by
+        the most accurate exits, cut and codecs that are in time (``Timely``; run ``self.timely``).
         The answer's parameters are those of ``account``.
         """
         if not self._is_whole(request):
@@ -161,6 +166,7 @@ class Agent:
                 self._navigator.learn(self._cloud.report)
             try:
                 await self._courses.replan()
+                self.timely.tell()
             except (SplitnnError, ValueError, RuntimeError):  # a report that makes no sense must not end the agent
                 _log.exception("no new plan; the current one stays: %s", self.plan)
 
@@ -170,10 +176,12 @@ class Agent:
 
     async def _follow(self, request: Request) -> Answer:
         started_s = self._clock()
-        deadline_s = min(request.deadline_s, started_s + self._deadline_s)
+        deadline_s = min(request.deadline_s, started_s + min(self._deadline_s, asked_within(request) or math.inf))
         load = samples_of(self._model.graph, request.tensors) / self._model.graph.batch
         exits = exits_for(self._model, request)
         course, degraded = await self._choose(request, load, exits)
+        if hurried := self.timely.instead(course, exits, request, deadline_s=deadline_s, load=load):
+            course, exits, degraded = hurried
         choose_s = self._clock() - started_s
         pipeline = course.pipeline
         is_typical = load == 1 and pipeline in self._ran
@@ -186,7 +194,7 @@ class Agent:
             progress = await pipeline.finish_here(progress)
         else:
             progress, degraded = await self._rest.done(course.pipeline, course.plan, progress, load=load)
-            if is_typical and not degraded and is_whole_tail(progress, exits):
+            if is_typical and not degraded and is_whole_tail(progress, self._model.exits):
                 timings = progress.answers[-1].timings
                 self._navigator.observe_cloud(pipeline.stages[1].layers, timings.queue_s + timings.compute_s)
         if progress.is_short:
@@ -223,7 +231,7 @@ class Agent:
     def _exit_taken(self, request: Request, exits: Exits, progress: Progress, plan: Plan) -> dict[str, Parameter]:
         """What the answer says of its exits, and of all lately; some answers are put aside to be checked."""
         assert progress.passage is not None
-        told = said(progress.passage.answers)
+        told = said(progress.passage.answers) | {"exits_asked": ",".join(each.name for each in exits.exits)}
         self._instrument.exit_taken(
             request_id=request.request_id, exits=str(told["exit"]), confidence=float(told["confidence"])
         )

@@ -51,7 +51,7 @@ class Courses:
     ) -> None:
         self._navigator = navigator
         self._compile = compile
-        self._aside = aside
+        self.aside = aside
         self._instrument = instrument
         self._exits = exits
         self._pipelines: OrderedDict[tuple[str, ...], Pipeline] = OrderedDict()
@@ -70,7 +70,7 @@ class Courses:
         if not self._navigator.has_moved(now):
             return
         before = self.current.plan
-        decision = await self._aside(lambda: self._navigator.decide(now))
+        decision = await self.aside(lambda: self._navigator.decide(now))
         course = Course(decision.plan, await self._compiled(decision.plan, self._exits))
         self._navigator.follow(decision, now)
         self.current = course
@@ -82,6 +82,10 @@ class Courses:
         if exits is self._exits:
             return self.on_device
         return Course(self.on_device.plan, await self._compiled(self.on_device.plan, exits))
+
+    async def ready(self, plan: Plan, exits: Exits) -> Course:
+        """A course with these exits, for later."""
+        return Course(plan, await self._compiled(plan, exits))
 
     async def asked_for(self, pin: Pin, exits: Exits | None = None) -> Course:
         """The course of one request that says where it wants to run, and which exits may answer it.
@@ -96,7 +100,7 @@ class Courses:
         self._asking += 1
         try:
             now = self._navigator.conditions()
-            plan = await self._aside(lambda: self._navigator.priced(pin, now))
+            plan = await self.aside(lambda: self._navigator.priced(pin, now))
             return Course(plan, await self._compiled(plan, exits))
         finally:
             self._asking -= 1
@@ -106,7 +110,7 @@ class Courses:
         if key not in self._pipelines:
             async with self._compiling:  # one after the other: each takes a core from the requests
                 if key not in self._pipelines:
-                    self._pipelines[key] = await self._aside(lambda: self._compile(plan, exits))
+                    self._pipelines[key] = await self.aside(lambda: self._compile(plan, exits))
                     if len(self._pipelines) > _KEPT:
                         self._pipelines.popitem(last=False)
         self._pipelines.move_to_end(key)

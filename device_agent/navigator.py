@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from splitnn.cost.accuracy import policy_drop
 from splitnn.cost.bandwidth import LinkEstimator
 from splitnn.cost.estimate import tabulate
 from splitnn.cost.network import Host, Link, Topology
@@ -15,8 +16,10 @@ from splitnn.cost.profile import CodecCost, Profile
 from splitnn.cost.slowdown import MedianEstimator, SlowdownEstimator
 from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
-from splitnn.planner.accuracy import Allowance
+from splitnn.planner.accuracy import Allowance, Option
+from splitnn.planner.exit_accuracy import policy_drops
 from splitnn.planner.plan import Plan
+from splitnn.planner.timetable import Way, policies_of, timetable, ways_between
 from splitnn.runtime.replan import Conditions, Decision, Policy, decide, reprice
 from splitnn.transport.base import Answer, Clock, HostReport
 from splitnn.transport.codec import codec
@@ -169,7 +172,7 @@ class Navigator:
 
     def has_moved(self, now: Conditions) -> bool:
         """Whether the last decision rests on conditions that are over."""
-        return self._decided_at is None or _differ(self._decided_at, now)
+        return self._decided_at is None or differ(self._decided_at, now)
 
     def decide(self, now: Conditions) -> Decision:
         """Choose the plan for the next requests; some milliseconds of work, on any thread. Changes nothing."""
@@ -187,6 +190,46 @@ class Navigator:
             allowance=self._allowance,
             policy=self._policy,
         )
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody asked for a plan."""
+        return self._pin == "auto"
+
+    def ways(self, now: Conditions, *, exits: Exits, around: float) -> list[Way]:
+        """How a request may be answered by one deadline or another, at a bandwidth up to so many times off the present.
+
+        Minimum cuts by the dozen, on any thread. Changes nothing.
+        """
+        calibrated, allowance = self._profile.accuracy, self._allowance
+        bandwidth_bps = now.topology.up[0].bandwidth_bps
+        found: list[Way] = []
+        for policy in policies_of(exits):
+            drops: Mapping[Option, float] = {}
+            limit = 0.0
+            if allowance is not None and calibrated is not None:
+                drops = policy_drops(calibrated, allowance.codecs, policy)
+                limit = allowance.limit - max(0.0, policy_drop(exits, [each.name for each in policy.exits]).high)
+            found += ways_between(
+                self._graph,
+                now.profiles,
+                now.topology,
+                policy=policy,
+                codecs=self._codecs,
+                drops=drops,
+                limit=limit,
+                low_bps=bandwidth_bps / around,
+                high_bps=bandwidth_bps * around,
+            )
+        return found
+
+    def ways_here(self, exits: Exits) -> list[Way]:
+        """The same without the cloud."""
+        return [Way(policy, self.on_device, policy.accuracy, mean_s=0.0) for policy in policies_of(exits)]
+
+    def timetable(self, ways: Sequence[Way], now: Conditions) -> tuple[Way, ...]:
+        """See ``splitnn.planner.timetable``."""
+        return timetable(ways, self._graph, now.profiles, now.topology)
 
     def priced(self, pin: Pin, now: Conditions) -> Plan:
         """The plan that somebody asked for, with its cost under these conditions; the current one for ``auto``."""
@@ -234,7 +277,9 @@ def _coding(profile: Profile, tensor: str, codec: str) -> CodecCost:
     return profile.codecs.get(tensor, {}).get(codec, _NO_CODING)
 
 
-def _differ(old: Conditions, new: Conditions) -> bool:
+def differ(old: Conditions, new: Conditions) -> bool:
+    """Whether what was decided under the old conditions should be decided again."""
+
     def host_differs(before: Host, after: Host) -> bool:
         pairs = ((before.stage_s, after.stage_s), (before.message_s, after.message_s))
         fixed = any(abs((now_s or 0.0) - (then_s or 0.0)) > _MOVED_S for then_s, now_s in pairs)

@@ -34,14 +34,15 @@ class Patience:
         """The same where an exit on the device can answer after ``answer_s``, which is at most ``local_s``.
 
         The whole model's answer comes first, from the cloud or from here; where only the cloud can give it in time, it
-        gets all but what the exit needs: nothing when the exit has answered already.
+        gets all but what the exit needs: nothing when the exit has answered already. Where the exit would be late, too,
+        it gets all.
         """
         reserve_s = local_s * self.reserve_multiple + self.reserve_slack_s
         patient_s = now_s + self.patient_s(remote_s)
         if now_s + remote_s <= deadline_s - reserve_s:
             return min(patient_s, deadline_s - reserve_s)
         if now_s < deadline_s < now_s + local_s and remote_s < local_s:
-            if answer_s >= local_s:
+            if answer_s >= local_s or now_s + answer_s > deadline_s:
                 return deadline_s
             kept_s = answer_s * self.reserve_multiple + self.reserve_slack_s if answer_s else 0.0
             until_s = deadline_s - kept_s

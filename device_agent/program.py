@@ -118,7 +118,8 @@ async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured
     if navigator.uses_cloud:
         running.append(asyncio.create_task(cloud.watch(is_calm=lambda: agent.is_calm)))
     if model.exits is not None:
-        running += [asyncio.create_task(agent.audit.run()), asyncio.create_task(_tell_exits(agent.audit, door))]
+        running += [asyncio.create_task(work) for work in (agent.audit.run(), agent.timely.run())]
+        running.append(asyncio.create_task(_tell_exits(agent.audit, door)))
     try:
         if settings.slowdown != 1:
             _log.warning("emulating a device %g times slower by sleeping", settings.slowdown)

@@ -15,7 +15,7 @@ from rich.table import Table
 from splitnn.cli.progress import progress_bar
 from splitnn.cli.sources import MODEL_HELP, open_model, open_profile
 from splitnn.cost.accuracy import Calibration
-from splitnn.cost.exit_drops import ExitDrops
+from splitnn.cost.exit_drops import Asked, ExitDrops
 from splitnn.cost.profile_file import write_profile
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _print(name: str, calibration: Calibration, written: list[str]) -> None:
 
 def _by_exits(drops: ExitDrops) -> Table:
     """The upper ends of what lossy codecs cost each exit alone, and all together."""
-    ways = [(each.name,) for each in drops.exits]
+    ways: list[Asked] = [(each.name,) for each in drops.exits]
     ways += [tuple(each.name for each in drops.exits)] if len(ways) > 1 else []
     table = Table("tensor", "codec", *(" ".join(asked) for asked in ways), box=None, header_style="bold")
     for tensor, codecs in drops.drops.items():

@@ -61,6 +61,11 @@ class DeadlineMap:
         """The highest one."""
         return self._quickest[0][-1].high_bps
 
+    @property
+    def plans(self) -> tuple[PolicyPlan, ...]:
+        """Every choice there is, at any bandwidth and deadline."""
+        return tuple(self._all)
+
     def of(self, exits: Exits) -> tuple[tuple[PolicyPlan, ...], tuple[PolicyPlan, ...]]:
         """Of one policy the plans by ascending bandwidth: those with the lowest mean, and the lowest worst case.
 
@@ -261,4 +266,4 @@ def _lowest(
 
 
 def _at(choices: Sequence[PolicyPlan], bandwidth_bps: float) -> PolicyPlan:
-    return choices[bisect_left([choice.high_bps for choice in choices[:-1]], bandwidth_bps)]
+    return choices[bisect_left(choices, bandwidth_bps, hi=len(choices) - 1, key=lambda choice: choice.high_bps)]

@@ -273,7 +273,10 @@ def test_an_exit_that_can_answer_leaves_the_cloud_more_time(seed: int) -> None:
         if until_s is None:
             continue
         assert 100 < until_s <= times["deadline_s"]
-        assert until_s + answer_s <= times["deadline_s"], "whoever waits can still be answered"
+        if 100 + answer_s <= times["deadline_s"]:
+            assert until_s + answer_s <= times["deadline_s"], "whoever waits can still be answered"
+        else:
+            assert until_s == times["deadline_s"], "nobody but the cloud can answer: it gets all the time"
         assert alone_s is None or until_s <= alone_s
 
 
