@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from splitnn.cli.progress import progress_bar
 from splitnn.cli.sources import MODEL_HELP, open_model
 from splitnn.cost.accuracy import parse_share, policy_drop
 
@@ -29,6 +31,10 @@ accuracy is agreement with the model.
 
 The first trains a small head behind each layer, by distillation from the model itself; the second lets a small model
 answer first, on the same input, resized where it is an image; the third has exits and only gets other thresholds.
+
+With `--train joint` the layers beneath learn too, so that every exit answers what the model answered before
+(BranchyNet's sum of losses, without labels). That is another version of the model: what its last exit lost is measured
+and written with it, and so is how often each exit is right with frozen layers and without.
 """
 
 
@@ -62,6 +68,11 @@ def add_parser(subparsers: Any) -> None:
         "--max-accuracy-drop", metavar="SHARE", default="1%",
         help="what early exits may cost, upper end of 95 %%, as in 0.3%% (default 1%%)",
     )  # fmt: skip
+    parser.add_argument(
+        "--train", choices=("frozen", "joint"), default="frozen",
+        help="whether the model's own layers stay as they are (default) or learn together with the exits",
+    )  # fmt: skip
+    parser.add_argument("--steps", metavar="N", type=int, default=400, help="of joint training (default 400)")
     parser.add_argument("--train-samples", metavar="N", type=int, default=4000, help="for the heads (default 4000)")
     parser.add_argument("--samples", metavar="N", type=int, default=4000, help="for the thresholds (default 4000)")
     parser.add_argument("--seed", metavar="N", type=int, default=0)
@@ -78,10 +89,12 @@ def run(args: argparse.Namespace) -> int:
     max_drop = parse_share(args.max_accuracy_drop)
     model = open_model(args.model)
     held_out = samples(args.data, model, count=args.samples, part="test", seed=args.seed)
+    train = held_out
+    if args.at or args.train == "joint":
+        train = samples(args.data, model, count=args.train_samples, part="train", seed=args.seed)
     if args.at:
         from splitnn.tuning.exit_heads import attach_exits
 
-        train = samples(args.data, model, count=args.train_samples, part="train", seed=args.seed)
         made = attach_exits(
             model,
             at=args.at,
@@ -93,14 +106,45 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         made = _calibrated(args, model, held_out, max_drop=max_drop)
+    if args.train == "joint":
+        made = _trained(args, made, train, held_out, base=model.digest, max_drop=max_drop)
     folder = package.save(made, args.out)
     exits = made.exits
     assert exits is not None  # both ways end in calibrate_exits
     if args.json:
-        print(json.dumps({"folder": str(folder), "digest": made.digest, "exits": _json(exits)}))
+        print(json.dumps({"folder": str(folder), "digest": made.digest, "exits": _json(exits), **_recipe_json(made)}))
     else:
-        print("\n".join([f"{folder}: digest {made.digest[:12]}", *_report(exits)]))
+        print("\n".join([f"{folder}: digest {made.digest[:12]}", *_report(exits), *_gains(made)]))
     return 0
+
+
+def _trained(
+    args: argparse.Namespace, model: Model, train: Samples, held_out: Samples, *, base: str, max_drop: float
+) -> Model:
+    """The model with its exits after all of it learned what its last exit answered."""
+    from splitnn.tuning.joint import LESSONS, train_jointly
+
+    lessons = replace(LESSONS, steps=args.steps, seed=args.seed)
+    with progress_bar("training") as progress:
+        return train_jointly(
+            model, train=train, held_out=held_out, base=base, max_drop=max_drop, lessons=lessons, progress=progress
+        )
+
+
+def _recipe_json(model: Model) -> dict[str, Any]:
+    return {} if model.recipe is None else {"recipe": model.recipe.to_json()}
+
+
+def _gains(model: Model) -> list[str]:
+    """What joint training did to each exit; nothing to say of a model that was not trained."""
+    recipe = model.recipe
+    if recipe is None or recipe.method != "joint" or model.exits is None:
+        return []
+    lines = ["trained jointly; right alone, before and after"]
+    for each in model.exits.exits:
+        before, after = (recipe.figures.get(f"{each.name}_right{which}", math.nan) for which in ("_frozen", ""))
+        lines.append(f"  {each.name}  {before:.1%}  {after:.1%}")
+    return [*lines, f"its last exit loses {recipe.drop} by it"]
 
 
 def _calibrated(args: argparse.Namespace, model: Model, held_out: Samples, *, max_drop: float) -> Model:

@@ -37,14 +37,16 @@ def calibrate_exits(
     held_out: Samples,
     *,
     max_drop: float = 0.0,
+    truth: torch.Tensor | None = None,
 ) -> Exits:
     """Exits with the least work that lose at most ``max_drop`` of the last one's accuracy (0.003 is 0.3 points).
 
     The loss is the upper end of its 95 % interval, of the answers of the same samples in pairs (``policy_drop``); where
     no such thresholds are found no sample leaves early. ``outputs`` names the exits and the tensors of their logits,
     the first one first; nothing was trained on ``held_out``. Where that has no labels, answers are judged by agreement
-    with the last exit. Work is counted in FLOPs. Temperatures, thresholds and tallies come from the same samples, so
-    that the estimate flatters, and the interval, which knows nothing of the choice, a little.
+    with the last exit, or with ``truth``, int64 (N,): the answers of the model that this one was made of. Work is
+    counted in FLOPs. Temperatures, thresholds and tallies come from the same samples, so that the estimate flatters,
+    and the interval, which knows nothing of the choice, a little.
 
     Raises:
         ValueError: no thresholds keep the accuracy, or an exit is no output of the model.
@@ -52,14 +54,15 @@ def calibrate_exits(
     """
     if not 0 <= max_drop <= 1:
         raise ValueError(f"a drop is a share of all answers, 0 to 1, not {max_drop}")
-    seen = _Seen.of(model, list(outputs.values()), held_out)
+    seen = _Seen.of(model, list(outputs.values()), held_out, truth)
     if len(outputs) > 1 and seen.samples < LEAST_SAMPLES:
         raise InvalidInput(
             f"{held_out.source} holds {seen.samples} samples to judge exits by; fewer than {LEAST_SAMPLES} say nothing"
         )
     # Judged by itself the last exit is always right, and no temperature would be cold enough.
     heats = [temperature(each, seen.truth) for each in seen.logits[:-1]]
-    heats.append(1.0 if held_out.labels is None else temperature(seen.logits[-1], seen.truth))
+    by_itself = held_out.labels is None and truth is None
+    heats.append(1.0 if by_itself else temperature(seen.logits[-1], seen.truth))
     exits = [Exit(name, output, heat) for (name, output), heat in zip(outputs.items(), heats, strict=True)]
     sure, right = seen.sure(exits), seen.right
     plain = Exits.counted(exits, [([True] * len(exits),) * 2], against="model", data="")
@@ -97,11 +100,13 @@ class _Seen:
     truth: torch.Tensor  # int64 (N,): labels, or what the last exit answers
 
     @classmethod
-    def of(cls, model: Model, outputs: Sequence[str], data: Samples) -> _Seen:
+    def of(cls, model: Model, outputs: Sequence[str], data: Samples, answers: torch.Tensor | None = None) -> _Seen:
+        """``answers``, int64 (N,), are right where the data have no labels; the last exit's by default."""
         found = values_on(model, data, tuple(outputs))
         logits = [found[output] for output in outputs]
         check_labels(data, logits[-1].shape[1])
-        truth = logits[-1].argmax(1) if data.labels is None else data.labels[: len(logits[-1])]
+        own = logits[-1].argmax(1) if answers is None else answers
+        truth = own if data.labels is None else data.labels[: len(logits[-1])]
         return cls(logits, truth)
 
     @property

@@ -39,18 +39,20 @@ def learned(
     targets: torch.Tensor,
     *,
     weights: Collection[str],
+    outputs: Mapping[str, float] | None = None,
     lessons: Lessons = Lessons(),
     progress: Progress = silent,
 ) -> dict[str, torch.Tensor]:
     """The model's weights after it learned the targets, (N, classes) logits for the N samples of the data.
 
-    Only the named weights change. Statistics of batch normalisation stay as they are.
+    Only the named weights change. Statistics of batch normalisation stay as they are. ``outputs`` says which ones learn
+    and what each counts for in the loss; the model's answer alone by default.
 
     Raises:
         InvalidInput: the data do not fit the model.
     """
     check_data(model, data)
-    answers = answers_of(model)
+    counts = {answers_of(model): 1.0} if outputs is None else dict(outputs)
     leaves = {name: model.weights[name].detach().clone().requires_grad_() for name in sorted(weights)}
     optimiser = torch.optim.Adam(leaves.values(), lr=lessons.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, lessons.steps)
@@ -62,8 +64,11 @@ def learned(
             break
         progress(step / lessons.steps, f"learning, step {step + 1} of {lessons.steps}")
         rows = torch.randint(len(data.origins), (size,), generator=chance)
-        logits = forward(model, {name: tensor[rows] for name, tensor in data.inputs.items()}, leaves)[answers]
-        loss = _distance(logits, targets[rows], lessons.temperature)
+        said = forward(model, {name: tensor[rows] for name, tensor in data.inputs.items()}, leaves)
+        distances = [
+            count * _distance(said[name], targets[rows], lessons.temperature) for name, count in counts.items()
+        ]
+        loss = torch.stack(distances).sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -138,6 +138,20 @@ def test_envelope_says_what_plan_says_at_each_bandwidth(model: Model, capsys: py
     assert "every sample counted" in capsys.readouterr().out
 
 
+def test_joint_training_makes_another_version_and_says_what_it_gained(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("exits", "early", "--data", "noise.safetensors", "--max-accuracy-drop", "30%", "--train", "joint")
+    found = answer(capsys, *given, "--steps", "20", "-o", str(tmp_path / "joint"))
+    made = load(tmp_path / "joint")
+    assert made.digest == found["digest"] != model.digest
+    assert made.recipe is not None and made.recipe.to_json() == found["recipe"]
+    assert made.recipe.base == model.digest and made.recipe.settings["steps"] == 20
+    assert main([*given, "--steps", "0", "-o", str(tmp_path / "same")]) == 0
+    assert "trained jointly; right alone, before and after" in capsys.readouterr().out
+    assert load(tmp_path / "same").digest == model.digest, "no step, no change"
+
+
 def test_energy_is_planned_without_exits_and_said_so(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "early", *HOSTS, "--objective", "energy"]) == 0
     assert "its exits are not used" in capsys.readouterr().out
