@@ -37,9 +37,9 @@ def train_jointly(
     """A version of a model with exits, all of whose weights learned what its last exit answers to ``train``.
 
     Labels of ``train`` are not looked at. Thresholds are chosen anew on ``held_out``, as ``calibrate_exits`` does it;
-    right there is a label, or what the last exit answered before. The recipe names ``base``, the digest of the model that
-    the exits were given to (by default this one), what the last exit lost by the training, and how often each exit alone
-    is right: ``NAME_right``, and ``NAME_right_frozen`` before it.
+    right there is a label, or what the last exit answered before. The recipe names ``base``, the digest of the model
+    that the exits were given to (by default this one), what the last exit lost by the training, and how often each
+    exit alone is right: ``NAME_right``, and ``NAME_right_frozen`` before it.
 
     Raises:
         InvalidInput: the model has no exits, or the data do not fit it.
