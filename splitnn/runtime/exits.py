@@ -126,13 +126,31 @@ def lightened(passage: Passage, graph: Graph) -> Passage:
 
 
 def can_part(graph: Graph, names: Mapping[str, object]) -> bool:
-    """Whether single samples can be taken out of these tensors: one dimension of each is the batch, or none of any."""
+    """Whether single samples can be taken out of these tensors: one dimension of each is the batch, or none of any.
+
+    Never where a layer makes something of all samples together: what it makes of fewer would be another answer.
+    """
     if not any(growth for tensor in graph.inputs for growth in graph.tensors[tensor].batch_growth):
         return False  # captured for one batch size: no other runs
+    if _mixes_samples(graph):
+        return False
     specs = [graph.tensors[name] for name in names]
     return all(
         spec.dtype != "int" and (not any(spec.batch_growth) or _batch_dim(spec, graph.batch) >= 0) for spec in specs
     )
+
+
+def _mixes_samples(graph: Graph) -> bool:
+    """Whether a layer makes of a batch a tensor without one (its mean) or with two (all samples by all samples).
+
+    Shapes show no more: a softmax over the batch stays unseen. A tensor that only seems to mix costs no answer.
+    """
+    for layer in graph.layers:
+        if any(any(graph.tensors[name].batch_growth) for name in layer.inputs):
+            made = [graph.tensors[name] for name in layer.outputs if graph.tensors[name].dtype != "int"]
+            if any(sum(growth != 0 for growth in spec.batch_growth) != 1 for spec in made):
+                return True
+    return False
 
 
 def _batch_dim(spec: TensorSpec, batch: int) -> int:

@@ -147,6 +147,39 @@ def test_answered_samples_leave_the_batch_only_where_each_is_one_row() -> None:
         assert can_part(model.graph, dict.fromkeys(way[0].kept)) is parts
 
 
+class Centred(nn.Module):
+    """Its last exit sees each sample less the mean of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early, self.late = nn.Linear(6, 4, bias=False), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.early(x), self.late(x - x.mean(0, keepdim=True)) * 4
+
+
+class Compared(Centred):
+    """Its last exit sees each sample in the light of all others."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.early(x), self.late((x @ x.T).softmax(1) @ x) * 4
+
+
+@pytest.mark.parametrize("kind", [Centred, Compared])
+def test_where_a_layer_mixes_samples_the_answers_are_the_whole_models_of_that_batch(kind: type[nn.Module]) -> None:
+    model = with_exits(kind())
+    assert model.exits is not None
+    (name,) = model.graph.inputs
+    samples = batch(12, seed=6)
+    found = ask(model, {name: samples})
+    whole = stage(model, model.graph.inputs, model.graph.outputs).run({name: samples})
+    by_name = {each.name: torch.as_tensor(whole[each.output]) for each in model.exits.exits}
+    taken = str(found.parameters["exit"]).split(",")
+    assert set(taken) == by_name.keys(), "the samples must be of several kinds"
+    expected = torch.cat([by_name[exit][row : row + 1] for row, exit in enumerate(taken)])
+    assert torch.equal(torch.as_tensor(found.tensors[answer_name(model)]), expected)
+
+
 def test_a_model_captured_for_one_batch_size_keeps_its_batch() -> None:
     class Fixed(ThreeExits):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
