@@ -36,13 +36,13 @@ from splitnn.cost.codec_names import no_codec
 from splitnn.graph.graph import TensorSpec
 from splitnn.transport.entropy import Entropy
 from splitnn.transport.evenstep import EvenStep
-from splitnn.transport.image import ImageCodec
+from splitnn.transport.image import ImageCodec, decoding_bytes
 from splitnn.transport.layout import Layout, Payload
 from splitnn.transport.lowbit import UNPACKING_BYTES, Clip, LowBit, Rows
 from splitnn.transport.quantize import BF16, FP16, Int8
 from splitnn.transport.raw import Raw
 from splitnn.transport.sparse import Masked, masking_bytes
-from splitnn.transport.symbols import decoding_bytes
+from splitnn.transport.symbols import decoding_bytes as unpacking_bytes
 from splitnn.transport.zstd import ShuffledZstd, Zstd, shuffling_bytes
 
 
@@ -146,7 +146,9 @@ def working_bytes(name: str, layout: Layout, dtype: str) -> int:
         case LowBit() if form.symbols == "packed":
             return UNPACKING_BYTES * math.prod(layout.plane_shape)
         case Entropy() | EvenStep() | LowBit():
-            return decoding_bytes(layout.plane_shape)
+            return unpacking_bytes(layout.plane_shape)
+        case ImageCodec():
+            return decoding_bytes(layout)
         case ShuffledZstd():
             return shuffling_bytes(form, layout, dtype)
         case Masked():

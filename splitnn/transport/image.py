@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -79,7 +80,7 @@ class ImageCodec:
     def decode(
         self, payload: Payload, shape: tuple[int, ...], dtype: str, strides: tuple[int, ...] = ()
     ) -> torch.Tensor:
-        if not self.accepts(TensorSpec(shape, dtype)):
+        if dtype != "uint8" or not _is_image(shape):
             raise CodecError(f"codec {self.name} gives uint8 (N, H, W, 3 or 1), not {dtype} {shape}")
         _check_dense(Layout(shape, strides))
         rest = memoryview(payload)
@@ -112,6 +113,11 @@ class ImageCodec:
             raise
         except Exception as error:  # Pillow raises many kinds on a broken file
             raise CodecError(f"not a whole {self.format} image: {error}") from error
+
+
+def decoding_bytes(layout: Layout) -> int:
+    """Memory beside the tensor that decoding takes: one image as Pillow holds it, and as bytes."""
+    return 12 * math.prod(layout.shape[1:3])
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:

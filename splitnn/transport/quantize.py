@@ -6,6 +6,7 @@ import functools
 import math
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,8 @@ class Int8:
     """Eight bits: 255 equal steps from minimum to maximum of each channel of each sample (dimensions 1 and 0), or of
     each sample where channels are short. A batch decodes to what its samples decode to one by one.
 
-    The error is at most half a step, (maximum - minimum) / 510, and float32 rounding. Payload, little-endian: ranges
+    The error is at most half a step, (maximum - minimum) / 510, and float32 rounding; a channel whose values differ
+    by less than 3e-36 comes back as its minimum. Payload, little-endian: ranges
     (uint32), minima (float32), steps (float32), symbols (uint8) in the order of memory.
     """
 
@@ -148,7 +150,7 @@ class Int8:
         return layout.rebuild(as_dtype(torch.from_numpy(values), dtype))
 
 
-def _is_range(low: NDArray[np.float32], step: NDArray[np.float32]) -> bool:
+def _is_range(low: NDArray[Any], step: NDArray[Any]) -> bool:
     """Whether every value of these ranges is a finite float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool((step >= 0).all() and np.isfinite(low + 256 * step).all())
