@@ -108,7 +108,7 @@ def test_of_plans_with_equal_traffic_the_quickest_is_taken(seed: int) -> None:
 def test_throughput_stops_with_a_bound_that_holds(seed: int) -> None:
     rng = random.Random(seed)
     open_ends = 0
-    for _ in range(25):
+    for _ in range(10):
         problem = random_problem(rng, layers=rng.randint(10, 25), tiers=3, pinned=False)
         short, best = _choose(problem, THROUGHPUT, effort=3), _choose(problem, THROUGHPUT, effort=3000)
         assert short.bound <= best.value <= short.value and 0 <= short.gap <= 1
