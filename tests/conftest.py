@@ -45,6 +45,8 @@ class _FilesTogether(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist
 
 @pytest.hookimpl(optionalhook=True)  # only pytest-xdist asks, and only with several workers (-n 2)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    if lost := [file for file in ONE_AT_A_TIME | MODELS_OF_THE_ZOO if not (config.rootpath / file).exists()]:
+        raise pytest.UsageError(f"tests/conftest.py names files that are no longer there: {', '.join(sorted(lost))}")
     config.option.loadscopereorder = False  # the longest are near the front already; most tests does not mean longest
     return _FilesTogether(config, log)
 
