@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 
+from experiments.static_int8 import int8_call
 from splitnn.graph.allocator import keep_freed_memory
 from splitnn.graph.code import Callee
 from splitnn.graph.extract import extract
 from splitnn.graph.graft import tensor_values
 from splitnn.graph.model import Model
 from splitnn.runtime.compiled import ENGINES, difference, installed
-from splitnn.runtime.engines.int8 import int8_call
 from splitnn.runtime.export import head_before
 from splitnn.tuning.drops import answers_of, changes, drop_of
 from splitnn.tuning.int8 import int8_weights

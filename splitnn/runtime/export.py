@@ -26,7 +26,7 @@ from splitnn.graph.exits import Exit
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
 from splitnn.graph.naming import tensor_named
-from splitnn.runtime.compiled import TOLERANCE, difference
+from splitnn.runtime.compiled import check_results
 from splitnn.runtime.engines.exchange import module_of, onnx_model
 from splitnn.runtime.engines.executorch import method_call, pte
 from splitnn.runtime.engines.onnxruntime import session_call
@@ -92,7 +92,7 @@ def export(model: Model, head: Head, directory: str | Path, *, format: str, name
     Raises:
         ValueError: no such format.
         ModuleNotFoundError: the format's tools are not installed; says how to install them.
-        EngineMismatch: the tools cannot convert the head, or what they made is further from torch than ``TOLERANCE``.
+        EngineMismatch: the tools cannot convert the head, or what they made is too far from torch.
         FileExistsError: the folder exists and is not empty.
     """
     if format not in FORMATS:
@@ -111,13 +111,7 @@ def export(model: Model, head: Head, directory: str | Path, *, format: str, name
             found = call(*example)
     except Exception as error:  # every tool has its own errors
         raise EngineMismatch(f"the head cannot be written as {format}: {' '.join(str(error).split())[:500]}") from error
-    with torch.inference_mode():
-        expected = head.stage.call(*example)
-    share = max(difference(want, got) for want, got in zip(expected, found, strict=True))
-    if share > TOLERANCE:
-        raise EngineMismatch(
-            f"the head as {format} is {share:.2g} of the largest value away from torch; allowed is {TOLERANCE:g}"
-        )
+    share = check_results(f"the head as {format}", head.stage.call, example, found)
     manifest = _manifest(model, head, name=name, version=version) | {
         "head": {
             "file": f"head.{chosen.suffix}",

@@ -15,12 +15,12 @@ from splitnn.graph.recipe import Drop, Recipe, Setting
 from splitnn.tuning.confidence import recounted
 from splitnn.tuning.drops import answers_of, changes, drop_of
 from splitnn.tuning.evaluation import Progress, Samples, silent, values_on
-from splitnn.tuning.int8 import int8_weights
+from splitnn.tuning.int8 import int8_arithmetic, int8_weights
 from splitnn.tuning.learning import Lessons, learned
 from splitnn.tuning.prune import pruned
 from splitnn.tuning.rebuild import learnable, rebuilt
 
-Method = Literal["int8", "prune", "distill"]
+Method = Literal["int8", "int8-weights", "prune", "distill"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,17 @@ class Judged:
         return drop_of(changed, self.data.origins[:count])
 
 
-def int8_version(model: Model, *, until: str = "") -> Model:
-    """The model with weights in int8, those before the tensor ``until`` only if it is given.
+def int8_version(model: Model, data: Samples, *, until: str = "", progress: Progress = silent) -> Model:
+    """The model for arithmetic in int8, ranges by the data; before the tensor ``until`` only if it is given.
+
+    Raises:
+        InvalidInput: no such tensor, no weight to quantise, or the data do not fit.
+    """
+    return int8_arithmetic(model, data, head_layers(model, until), progress=progress)
+
+
+def int8_weights_version(model: Model, *, until: str = "") -> Model:
+    """The model with weights in int8, those before the tensor ``until`` only if it is given; it computes in floats.
 
     Raises:
         InvalidInput: no such tensor, or no weight to quantise.

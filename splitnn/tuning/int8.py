@@ -1,7 +1,8 @@
-"""Weights in eight bits: a package a quarter as large, whose weights are floats again once it is loaded.
+"""Models in eight bits: a package a quarter as large, and arithmetic in int8 on engines that have it.
 
-Symmetric, one scale an output channel, which is how engines with int8 arithmetic take weights too. What restores them
-depends on weights only, so every host does it once when it loads the model and runs at the speed of floats.
+Weights are symmetric, with one scale an output channel, which is how such engines take them. What restores them depends
+on weights only, so every host does it once when it loads the model. Tensors are rounded to grids in the program itself:
+torch computes in floats what the engines compute in int8, and any cut goes through either.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import torch
 from splitnn.errors import InvalidInput
 from splitnn.graph.model import Model
 from splitnn.graph.program import Node, Ref, Symbol, rewrite
+from splitnn.tuning.correction import corrected
+from splitnn.tuning.evaluation import Progress, Samples, silent
+from splitnn.tuning.ranges import grids, in_eight_bits, on_grids
 from splitnn.tuning.rebuild import layer_of_nodes, rebuilt
 
 _QUANTISED = {
@@ -25,6 +29,19 @@ _QUANTISED = {
 _TO_FLOAT = {"dtype": Symbol("dtype", "float32")}
 _LEAST = 256  # elements: smaller weights are not worth a scale
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of the largest magnitude of a channel: the best in squared error is taken
+
+
+def int8_arithmetic(
+    model: Model, data: Samples, layers: Collection[str] | None = None, *, progress: Progress = silent
+) -> Model:
+    """The model with weights and tensors (of these layers only) in eight bits, ranges and corrections by the data.
+
+    Raises:
+        InvalidInput: there are no weights for it, the data do not fit, or the model makes infinity of them.
+    """
+    found = grids(model, data, in_eight_bits(model, layers), progress=progress)
+    progress(1.0, "undoing what rounding does on average")
+    return corrected(model, int8_weights(on_grids(model, found), layers), data)
 
 
 def int8_weights(model: Model, layers: Collection[str] | None = None) -> Model:

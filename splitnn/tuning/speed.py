@@ -1,4 +1,4 @@
-"""How long a version takes on this CPU, and what int8 arithmetic in ONNX Runtime would cost and gain."""
+"""How long a version takes on this CPU, and what it takes and loses in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from statistics import median
 
 import torch
 
+from splitnn.errors import EngineMismatch
 from splitnn.graph.extract import extract
 from splitnn.graph.model import Model
+from splitnn.runtime.compiled import compiled_call
 from splitnn.runtime.stage import stage
 from splitnn.tuning.compress import Judged
 from splitnn.tuning.drops import answers_of
@@ -26,29 +28,31 @@ def seconds_of(models: Mapping[str, Model]) -> dict[str, float]:
     return _timed({name: partial(parts[name].run, models[name].example) for name in models})
 
 
-def in_int8(base: Model, calibration: Samples, judged: Judged) -> dict[str, float]:
-    """What the base model loses and takes in ONNX Runtime's int8 arithmetic, as figures of a recipe.
+def in_onnxruntime(base: Model, version: Model, judged: Judged) -> dict[str, float]:
+    """What the version loses, and takes beside the base, in ONNX Runtime, as figures of a recipe.
 
-    Nothing where ONNX Runtime is not installed, or the model was captured for more samples than one: a session takes
-    what it was made for, and those that are left over would not be judged.
+    Nothing where ONNX Runtime is not installed or cannot run them, or the model was captured for more samples than one:
+    a session takes what it was made for, and those that are left over would not be judged.
     """
     if base.graph.batch != 1:
         return {}
-    feeds = [_row(base, calibration, row) for row in range(len(calibration.origins))]
     try:
-        from splitnn.runtime.engines.int8 import int8_call
-
         with _one_thread():
-            call = int8_call(extract(base, base.graph.inputs, [answers_of(base)]), feeds)
-    except ModuleNotFoundError:
+            calls = {
+                name: compiled_call(
+                    extract(model, model.graph.inputs, [answers_of(model)]), "onnxruntime", list(model.example.values())
+                )
+                for name, model in {"onnxruntime_base": base, "onnxruntime": version}.items()
+            }
+            rows = [_row(base, judged.data, row) for row in range(len(judged.logits))]
+            drop = judged.drop(torch.cat([calls["onnxruntime"](*row)[0] for row in rows]))
+    except (ModuleNotFoundError, EngineMismatch):
         return {}
-    rows = [_row(base, judged.data, row) for row in range(len(judged.logits))]
-    drop = judged.drop(torch.cat([call(*row)[0] for row in rows]))
     return {
-        "onnxruntime_int8_drop": drop.estimate,
-        "onnxruntime_int8_drop_low": drop.low,
-        "onnxruntime_int8_drop_high": drop.high,
-        **_timed({"onnxruntime_int8_latency_s": lambda: call(*rows[0])}),
+        "onnxruntime_drop": drop.estimate,
+        "onnxruntime_drop_low": drop.low,
+        "onnxruntime_drop_high": drop.high,
+        **_timed({f"{name}_latency_s": partial(call, *rows[0]) for name, call in calls.items()}),
     }
 
 

@@ -22,12 +22,12 @@ from splitnn.graph.model import Model
 from splitnn.runtime.stage import stage
 from splitnn.runtime.verify import check
 from splitnn.tuning.channels import groups, moments, without
-from splitnn.tuning.compress import Judged, head_layers, int8_version, with_recipe
+from splitnn.tuning.compress import Judged, head_layers, int8_weights_version, with_recipe
 from splitnn.tuning.int8 import quantised
 from splitnn.tuning.learning import Lessons, learned
 from splitnn.tuning.prune import pruned
 from splitnn.tuning.rebuild import learnable, rebuilt
-from splitnn.tuning.speed import in_int8
+from splitnn.tuning.speed import in_onnxruntime
 from splitnn.zoo.datasets import Samples, samples
 
 
@@ -77,8 +77,8 @@ def test_rebuilt_with_its_own_weights_is_the_same_model(net: Model) -> None:
     assert rebuilt(net, net.weights).digest == net.digest
 
 
-def test_int8_version_computes_with_the_rounded_weights_and_nothing_else_changes(net: Model, noise: Samples) -> None:
-    small = int8_version(net)
+def test_int8_weights_are_rounded_and_nothing_else_changes(net: Model, noise: Samples) -> None:
+    small = int8_weights_version(net)
     module, _ = make_net()
     with torch.no_grad():
         for part in module.modules():
@@ -99,7 +99,7 @@ def test_rounding_is_within_half_a_step_where_nothing_is_clipped() -> None:
 
 
 def test_int8_package_is_a_quarter_and_loads_again(net: Model, tmp_path: Path) -> None:
-    small = int8_version(net)
+    small = int8_weights_version(net)
     loaded = package.load(package.save(small, tmp_path / "small"))
     assert loaded.digest == small.digest != net.digest
     large = [name for name, tensor in net.weights.items() if tensor.dim() >= 2 and tensor.numel() >= 256]
@@ -109,7 +109,7 @@ def test_int8_package_is_a_quarter_and_loads_again(net: Model, tmp_path: Path) -
 
 def test_until_keeps_the_tails_weights(net: Model) -> None:
     until = "block.2"
-    small = int8_version(net, until=until)
+    small = int8_weights_version(net, until=until)
     head = layers_before(net.graph, [until])
     tail = {name for layer in net.graph.layers if layer.name not in head for name in layer.weights}
     for name in tail:
@@ -180,7 +180,7 @@ def test_learning_brings_the_answers_nearer_and_changes_named_weights_only(net: 
     assert not any("running" in name for name in changed)
 
 
-@pytest.mark.parametrize("method", ["int8", "prune", "distill"])
+@pytest.mark.parametrize("method", ["int8", "int8-weights", "prune", "distill"])
 def test_command_writes_a_version_whose_recipe_says_what_it_costs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], noise: Samples, method: str, net: Model
 ) -> None:
@@ -255,7 +255,7 @@ def test_exits_of_a_version_are_counted_again() -> None:
     exits = [Exit("early", early, 1.0, 0.4), Exit("last", last)]
     base = replace(base, exits=Exits.counted(exits, [((False, True), (True, True))], against="model", data="base"))
     data = Samples({name: torch.randn(150, 6)}, torch.arange(150) % 4, tuple(map(str, range(150))), "rows")
-    version = int8_version(base)
+    version = int8_weights_version(base)
     made = with_recipe(version, base, Judged.by(base, data), data, method="int8", settings={}, figures={})
     assert made.exits is not None
     assert made.exits.exits == tuple(exits)
@@ -270,9 +270,9 @@ def test_exits_of_a_version_are_counted_again() -> None:
     assert made.exits.right_alone == tuple(int((each.argmax(1) == labels).sum()) for each in (first, second))
 
 
-def test_int8_figures_of_onnx_runtime_are_left_out_for_a_model_of_four_samples_at_once() -> None:
+def test_figures_of_onnx_runtime_are_left_out_for_a_model_of_four_samples_at_once() -> None:
     torch.manual_seed(1)
     base = capture(nn.Linear(6, 4), (torch.randn(4, 6),), batch="fixed")
     (name,) = base.graph.inputs
     data = Samples({name: torch.randn(9, 6)}, None, tuple("abcdefghi"), "rows")
-    assert in_int8(base, data, Judged.by(base, data)) == {}
+    assert in_onnxruntime(base, base, Judged.by(base, data)) == {}

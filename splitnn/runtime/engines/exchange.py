@@ -10,17 +10,21 @@ import torch
 from torch import fx, nn
 
 from splitnn.graph.code import Callee
+from splitnn.runtime.engines.qdq import quantise_weights, with_quantisers, without_quantisers
 
 
 def exported(call: Callee, example: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
     """The piece for inputs of exactly these shapes."""
-    module = module_of(call)
+    return _exported(module_of(call), example)
+
+
+def _exported(module: nn.Module, example: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
     plain = tuple(tensor.clone() for tensor in example)  # a tensor made in inference mode cannot be exported with
     with torch.inference_mode(False), torch.no_grad():
         return torch.export.export(module, plain, strict=False)
 
 
-def module_of(call: Callee) -> nn.Module:
+def module_of(call: Callee) -> fx.GraphModule:
     """A module of its own that computes the same with the same weights.
 
     A converter puts stand-ins in the place of a module's weights while it works; the piece may be running meanwhile.
@@ -30,7 +34,18 @@ def module_of(call: Callee) -> nn.Module:
         raise TypeError(f"{call!r} is no compiled piece of a program")
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
-    return fx.GraphModule(module, graph).eval()
+    copy = fx.GraphModule(module, graph)
+    copy.eval()
+    return copy
+
+
+def unrounded(call: Callee) -> Callee | None:
+    """The piece without its rounding to grids, None where it does none."""
+    module = module_of(call)
+    if not without_quantisers(module):
+        return None
+    plain: Callee = module.forward
+    return plain
 
 
 def onnx_model(
@@ -38,19 +53,26 @@ def onnx_model(
 ) -> Any:
     """The piece as an ``onnx.ModelProto``, its inputs and outputs under these names where they are given.
 
+    What the piece rounds to grids, the model computes in int8.
+
     Raises:
         ModuleNotFoundError: onnx or onnxscript is not installed.
     """
     import onnxscript  # noqa: F401 - torch.onnx imports it late and says less when it is missing
 
+    module = module_of(call)
+    in_int8 = with_quantisers(module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.onnx's own deprecations
         program = torch.onnx.export(
-            exported(call, example),
+            _exported(module, example),
             dynamo=True,
             verbose=False,
             input_names=list(inputs) or None,
             output_names=list(outputs) or None,
         )
     assert program is not None
-    return program.model_proto
+    made = program.model_proto
+    if in_int8:
+        quantise_weights(made)
+    return made

@@ -1,7 +1,4 @@
-"""ONNX Runtime in int8: weights and activations quantised after training, ranges taken from calibration data.
-
-Its results are not within a tolerance of torch: what it costs in accuracy is to be measured on data.
-"""
+"""ONNX Runtime's own static quantiser, beside which int8 versions are judged."""
 
 from __future__ import annotations
 
