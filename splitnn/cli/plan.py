@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.blocks import blocks_of
@@ -18,12 +19,15 @@ from splitnn.cli.goals import add_goals, describe, goals_of, to_json
 from splitnn.cli.policies import NOT_USED, UNCALIBRATED, in_time, pins_of, plan_json, report_plan
 from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
 from splitnn.cli.two_hosts import chosen_codecs
-from splitnn.cli.versions import Version, add_versions, best_version, drops_of_version, limit_of, versions_of
+from splitnn.cli.versions import Version, add_versions, best_version, limit_of, versions_of
 from splitnn.cost.network import Topology, format_rate
 from splitnn.cost.profile import Profile
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from splitnn.graph.graph import Graph
+    from splitnn.planner.exits import Weighed
     from splitnn.planner.plan import Plan
 
 _DESCRIPTION = """\
@@ -110,35 +114,24 @@ def run(args: argparse.Namespace) -> int:
     goals = goals_of(args, model, topology)
     if model.exits is not None and args.version:
         raise ValueError("--version is for models without early exits: the exits of this one are its versions")
+    deadline_s = goals.constraints.deadline_s
     pins = pins_of(goals, graph, topology) if model.exits is not None and args.pareto is None else None
-    if model.exits is not None and pins is not None:
-        deadline_s = goals.constraints.deadline_s
-        budget = None
-        if limit is not None:
-            asked = Version(args.model, model, profiles)
-            lossy = codecs if limit > 0 else ()
-            budget = limit, lambda policy: drops_of_version(asked, lossy, policy=policy)
+    if model.exits is not None and pins is not None and limit is None:
         weighed = in_time(
-            model.exits,
-            graph,
-            profiles,
-            topology,
-            codecs=codecs,
-            mode=mode,
-            pins=pins,
-            deadline_s=deadline_s,
-            budget=budget,
+            model.exits, graph, profiles, topology, codecs=codecs, mode=mode, pins=pins, deadline_s=deadline_s
         )
-        if limit and lossy and not drops_of_version(asked, lossy, policy=model.exits):
-            print(UNCALIBRATED, file=sys.stderr)
-        print(
-            json.dumps(plan_json(weighed, deadline_s=deadline_s))
-            if args.json
-            else report_plan(args.model, weighed, deadline_s=deadline_s, limit=limit)
-        )
+        _print_exits(args, args.model, weighed, deadline_s=deadline_s)
         return 0
     versions = [Version(args.model, model, profiles), *versions_of(args, model, list(files))]
+    if args.pareto is not None:
+        versions = [replace(each, model=replace(each.model, exits=None)) for each in versions]
     decided, told = best_version(versions, topology, goals=goals, codecs=codecs, mode=mode, limit=limit)
+    if decided.weighed:
+        lost = {"version": decided.version.name, "lost_at_most": decided.lost, "versions": told}
+        _print_exits(args, decided.version.name, decided.weighed, deadline_s=deadline_s, limit=limit, told=lost)
+        if limit and not decided.is_calibrated(codecs):
+            print(UNCALIBRATED, file=sys.stderr)
+        return 0
     best, choice, version = decided.plan, decided.choice, decided.version
     graph, profiles = version.model.graph, version.profiles
     pair, front = parse_pair(args.pareto_of or "latency,energy"), None
@@ -165,12 +158,28 @@ def run(args: argparse.Namespace) -> int:
         said = told + (describe(choice, goals) if choice else [])
         if front:
             said += describe_front(front, pair, goals)
-        said += [NOT_USED] if model.exits is not None else []
+        said += [NOT_USED] if model.exits is not None or version.model.exits is not None else []
         report = _report(
             version.name, best, others, ends, goals=said, topology=topology, profiles=profiles, graph=graph
         )
         print(report)
     return 0
+
+
+def _print_exits(
+    args: argparse.Namespace,
+    name: str,
+    weighed: Sequence[Weighed],
+    *,
+    deadline_s: float | None,
+    limit: float | None = None,
+    told: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """A plan that asks exits, and the other ways to ask them."""
+    if args.json:
+        print(json.dumps({**plan_json(weighed, deadline_s=deadline_s), **told}))
+    else:
+        print("\n".join([*told.get("versions", ()), report_plan(name, weighed, deadline_s=deadline_s, limit=limit)]))
 
 
 def _files(args: argparse.Namespace) -> dict[str, str]:

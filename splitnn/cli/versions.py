@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.goals import Goals, decide
+from splitnn.cli.policies import in_time, pins_of
 from splitnn.cli.sources import open_model, open_profile
-from splitnn.cost.accuracy import parse_share
+from splitnn.cost.accuracy import parse_share, policy_drop
 from splitnn.cost.estimate import Codecs
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from splitnn.graph.exits import Exits
     from splitnn.graph.model import Model
     from splitnn.planner.choice import Choice
+    from splitnn.planner.exits import Weighed
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,18 @@ class Decided:
     codecs: Codecs  # that others may use beside it
     drops: Mapping[Option, float]
     limit: float | None  # None where codecs were asked for by name
-    lost: float  # at worst, by version and codecs
+    lost: float  # at worst, by version, exits and codecs
+    weighed: Sequence[Weighed] = ()  # of a version with exits the ways to ask them, that of the plan first
 
     @property
     def worth(self) -> float:
         """What is to be small."""
         return self.choice.value if self.choice else self.plan.predicted.latency_s
+
+    def is_calibrated(self, codecs: Sequence[str]) -> bool:
+        """Whether somebody measured what the lossy ones of these codecs cost all exits together; true without any."""
+        lossy = set(codecs) - LOSSLESS
+        return not lossy or bool(drops_of_version(self.version, sorted(lossy), policy=self.version.model.exits))
 
     def allows(self, plan: Plan) -> bool:
         """Whether another plan of the version loses no more than may be lost."""
@@ -138,6 +146,12 @@ def decide_version(
     left = limit - version.lost
     if left < 0:
         raise InfeasiblePlan(f"{version.name} loses up to {version.lost:.2%}, more than {limit:.2%}")
+    if version.model.exits is not None:
+        pins = pins_of(goals, version.model.graph, topology)
+        if pins is not None:
+            return _decide_exits(
+                version, version.model.exits, topology, goals=goals, codecs=codecs, pins=pins, limit=limit
+            )
     drops = drops_of_version(version, codecs) if left > 0 else {}
     plan, choice = within_accuracy(
         lambda allowed: _solve(version, topology, goals=goals, codecs=allowed, mode="exact"),
@@ -154,6 +168,40 @@ def decide_version(
         for tensor in version.model.graph.tensors
     }
     return Decided(version, plan, choice, allowed, drops, limit, version.lost + drop_of_plan(plan, drops))
+
+
+def _decide_exits(
+    version: Version,
+    exits: Exits,
+    topology: Topology,
+    *,
+    goals: Goals,
+    codecs: tuple[str, ...],
+    pins: Mapping[str, str],
+    limit: float,
+) -> Decided:
+    """The quickest way to ask the exits of a version: these lose answers beside what the version and codecs lose."""
+    left = limit - version.lost
+    lossy = codecs if left > 0 else ()
+
+    def drops(policy: Exits) -> Mapping[Option, float]:
+        return drops_of_version(version, lossy, policy=policy)
+
+    weighed = in_time(
+        exits,
+        version.model.graph,
+        version.profiles,
+        topology,
+        codecs=codecs,
+        mode="exact",
+        pins=pins,
+        deadline_s=goals.constraints.deadline_s,
+        budget=(left, drops),
+    )
+    best = weighed[0]
+    found = drops(best.exits)
+    spent = max(0.0, policy_drop(exits, [each.name for each in best.exits.exits]).high) + drop_of_plan(best.plan, found)
+    return Decided(version, best.plan, None, codecs, found, limit, version.lost + spent, weighed)
 
 
 def best_version(

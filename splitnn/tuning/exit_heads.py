@@ -24,7 +24,7 @@ from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
 from splitnn.graph.naming import tensor_named
 from splitnn.tuning.confidence import calibrate_exits
-from splitnn.tuning.evaluation import Samples, batches, check_data
+from splitnn.tuning.evaluation import Samples, batches, check_data, check_numbers
 
 _PLACES = 4  # of a picture a head keeps at most 4 x 4 places
 _EPOCHS, _BATCH = 30, 128
@@ -44,7 +44,8 @@ def attach_exits(
     """The model with an exit behind each layer or module of ``at``, in this order, and its own answer last.
 
     Heads learn on ``train``, whose labels are not looked at; temperatures and thresholds are chosen on ``held_out``, as
-    ``calibrate_exits`` does it. ``answer`` is the tensor of the model's logits where it has several outputs.
+    ``calibrate_exits`` does it. ``answer`` is the tensor of the model's logits where it has several outputs. A version
+    (one with a bottleneck, say) stays one: its recipe holds.
 
     Raises:
         ValueError: a tensor that no head can read, or no thresholds keep the accuracy.
@@ -63,7 +64,7 @@ def attach_exits(
         outputs[name] = f"{name}.{scion.graph.outputs[0]}"
     outputs["final"] = logits
     exits = calibrate_exits(grown, outputs, held_out, max_drop=max_drop)
-    return replace(grown, exits=exits)
+    return replace(grown, exits=exits, recipe=model.recipe)  # the last exit answers what the model did
 
 
 class Head(nn.Module):
@@ -129,7 +130,9 @@ def _taught(model: Model, tensors: Sequence[str], logits: str, train: Samples, *
                     rows, [*(h.pool(v) for h, v in zip(heads, inner, strict=True)), answers], strict=True
                 ):
                     row.append(value)
-        target = softmax(torch.cat(rows[-1]), 1)
+        answers = torch.cat(rows[-1])
+        check_numbers(answers, f"{train.source}: what the model answers")
+        target = softmax(answers, 1)
         for head, parts in zip(heads, rows, strict=False):
             _teach(head, torch.cat(parts), target)
     return [head.eval() for head in heads]

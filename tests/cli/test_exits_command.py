@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from splitnn.cli.main import BAD_INPUT, main
-from splitnn.cli.sources import open_profile
+from splitnn.cli.sources import open_model, open_profile
 from splitnn.cost.accuracy import policy_drop
 from splitnn.cost.expected import expected_cost
 from splitnn.cost.network import Topology
 from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model
-from splitnn.graph.package import load
+from splitnn.graph.package import load, save
+from splitnn.graph.recipe import Drop, Recipe
 from splitnn.planner.exit_accuracy import policy_drops
 from splitnn.planner.plan import Plan
 from tests.cli.two_host_files import MODEL, write_files, write_profile
@@ -214,3 +216,50 @@ def test_calibration_and_plan_charge_each_way_to_ask_its_own_loss(
     assert main(["plan", str(tmp_path / "moved"), *hosts, *asked]) == 0
     said = capsys.readouterr()
     assert "only lossless codecs are used" in said.err
+
+
+@pytest.fixture
+def narrow(model: Model, tmp_path: Path) -> Path:
+    """A version of the plain model that lost something, exits attached to that version, and profiles of both."""
+    plain = open_model(MODEL)
+    lost = Recipe(method="made up", base=plain.digest, drop=Drop(0.01, 0.0, 0.03), data="noise", samples=500)
+    weights = {name: tensor * 1.01 if tensor.is_floating_point() else tensor for name, tensor in plain.weights.items()}
+    save(replace(plain, weights=weights, recipe=lost), tmp_path / "version")
+    layer = next(layer.name for layer in plain.graph.layers if layer.name.startswith("features.1"))
+    given = ["exits", str(tmp_path / "version"), "--at", layer, "--data", "noise.safetensors"]
+    assert main([*given, "--max-accuracy-drop", "25%", "-o", str(tmp_path / "both")]) == 0
+    for name, of, slower in (("both", load(tmp_path / "both"), 1.0), ("plain", plain, 5.0)):
+        for host, slowdown in (("device", 8.0), ("cloud", 1.0)):
+            file = tmp_path / f"{name}-{host}.json"
+            write_profile(file, of, host=host, slowdown=slowdown * slower, error=0.02)
+            found = json.loads(file.read_text())
+            found["layers"] |= {layer: [1e-6, 1e-6, 0] for layer in found["layers"] if layer.startswith("exit1")}
+            file.write_text(json.dumps(found))  # a head that costs nothing is worth asking
+    return tmp_path
+
+
+def test_a_version_with_exits_is_planned_with_them_and_charged_for_both(
+    narrow: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both, slow = load(narrow / "both"), "50kbps/20ms"
+    assert both.recipe is not None and both.recipe.base == open_model(MODEL).digest and both.exits is not None
+    hosts = ("--device", f"{narrow}/plain-device.json", "--cloud", f"{narrow}/plain-cloud.json", "--link", slow)
+    version = ("--version", f"{narrow}/both={narrow}/both-device.json,{narrow}/both-cloud.json", "--codecs", "raw")
+    early = max(0.0, policy_drop(both.exits, ["exit1", "final"]).high)
+    found = answer(capsys, "plan", MODEL, *hosts, *version, "--max-accuracy-drop", f"{0.03 + early + 1e-6:.6f}")
+    assert found["version"] == f"{narrow}/both"
+    asked = found["policies"][0]["exits"]
+    assert asked == ["exit1", "final"]
+    assert found["lost_at_most"] == pytest.approx(0.03 + early)
+    profiles = {host: open_profile(f"{narrow}/both-{host}.json") for host in ("device", "cloud")}
+    placement = {name: found["plan"]["hosts"][tier] for name, tier in found["plan"]["layers"]}
+    topology = Topology.chain(["device", "cloud"], [slow])
+    cost = expected_cost(both.graph, placement, profiles, topology, exits=both.exits, codecs=("raw",))
+    assert found["predicted"]["total_s"] == cost.latency_s
+
+    least = answer(capsys, "plan", MODEL, *hosts, *version, "--max-accuracy-drop", f"{0.03 + early - 1e-4:.6f}")
+    assert least["lost_at_most"] <= 0.03 + 1e-9, "with less to lose its exits do not answer early"
+    assert least["predicted"]["total_s"] > found["predicted"]["total_s"]
+    alone = ("plan", f"{narrow}/both", "--device", f"{narrow}/both-device.json", "--cloud", f"{narrow}/both-cloud.json")
+    assert main([*alone, "--link", slow, "--max-accuracy-drop", "2%"]) == BAD_INPUT
+    assert "loses up to 3.00%, more than 2.00%" in capsys.readouterr().err
