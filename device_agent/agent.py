@@ -14,7 +14,7 @@ from device_agent.account import account
 from device_agent.audit import Audit, AuditPolicy
 from device_agent.cloud import Cloud
 from device_agent.courses import Aside, Course, Courses
-from device_agent.leaving import ask_whole, check_of, exits_for, is_whole_tail, short_of_time
+from device_agent.leaving import answered_here, ask_whole, check_of, exits_for, is_whole_tail, short_of_time
 from device_agent.navigator import DEVICE, Navigator, parse_pin
 from device_agent.patience import Patience
 from device_agent.refusals import Refusals
@@ -148,7 +148,8 @@ class Agent:
         """See ``Reporter``: the device's own."""
         await self._host.describe(model, version)
         slowdown = self._navigator.conditions().topology.hosts[0].slowdown
-        return HostReport(self._profile, self._engine.waiting, slowdown, self._engine.utilisation())
+        exits = self.audit.figures if self._model.exits is not None and self._navigator.uses_cloud else None
+        return HostReport(self._profile, self._engine.waiting, slowdown, self._engine.utilisation(), exits=exits)
 
     @property
     def plan(self) -> Plan:
@@ -235,10 +236,10 @@ class Agent:
         self._instrument.exit_taken(
             request_id=request.request_id, exits=str(told["exit"]), confidence=float(told["confidence"])
         )
-        if self._navigator.uses_cloud and self.audit.chooses():
-            check = check_of(self._model.graph, exits, request, progress, plan)
-            if check is not None:
-                self.audit.add(check)
+        rows = answered_here(exits, progress, plan)
+        self.audit.answered(len(rows))
+        if rows and self._navigator.uses_cloud and self.audit.chooses():
+            self.audit.add(check_of(self._model.graph, exits, request, progress, rows))
         found = self.audit.agreement
         return told | ({"audited": found.checked, "agreement": found.share} if found.checked else {})
 

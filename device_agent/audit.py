@@ -19,6 +19,7 @@ import torch
 from splitnn.errors import SplitnnError
 from splitnn.graph.model import Value
 from splitnn.instrument import Instrument
+from splitnn.transport.base import ExitsAudited
 
 _log = logging.getLogger(__name__)
 _Z = 1.645  # 95 % on one side
@@ -103,6 +104,7 @@ class Audit:
         self._instrument = instrument or Instrument()
         self._waiting: deque[Check] = deque()
         self._found: deque[bool] = deque(maxlen=policy.window)
+        self._answered = self._checked = self._agreed = 0
         self._under_way: asyncio.Task[torch.Tensor] | None = None
         self._news = asyncio.Event()
         self._subscribers: list[Callable[[], None]] = []
@@ -111,6 +113,15 @@ class Audit:
     def agreement(self) -> Agreement:
         """Of the latest samples that were checked."""
         return Agreement(len(self._found), sum(self._found))
+
+    @property
+    def figures(self) -> ExitsAudited:
+        """All since the start."""
+        return ExitsAudited(self._answered, self._checked, self._agreed)
+
+    def answered(self, samples: int) -> None:
+        """Exits on the device were sure of so many more."""
+        self._answered += samples
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call it when the alarm is raised or over; it must return quickly."""
@@ -162,6 +173,7 @@ class Audit:
         whole, said = asking.result()[list(check.rows)].argmax(-1), check.logits[list(check.rows)].argmax(-1)
         for agrees in (whole == said).tolist():
             self._found.append(agrees)
+            self._checked, self._agreed = self._checked + 1, self._agreed + agrees
             self._instrument.audited(request_id=check.request_id, agrees=agrees)
         self._judge()
 

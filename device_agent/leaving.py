@@ -33,18 +33,21 @@ def exits_for(model: Model, request: Request) -> Exits | None:
     return exits_asked_for(model.exits, asked)
 
 
-def check_of(graph: Graph, exits: Exits, request: Request, progress: Progress, plan: Plan) -> Check | None:
-    """What the cloud needs to say whether exits on the device answered rightly; None where none of them did.
+def answered_here(exits: Exits, progress: Progress, plan: Plan) -> tuple[int, ...]:
+    """The samples of a finished request that exits on the device were sure of, not counting the last one."""
+    passage, here, last = progress.passage, plan.hosts[0], exits.exits[-1]
+    if passage is None or not passage.is_over:
+        return ()
+    return tuple(row for row, answer in enumerate(passage.answers) if answer.exit != last.name and answer.host == here)
+
+
+def check_of(graph: Graph, exits: Exits, request: Request, progress: Progress, rows: tuple[int, ...]) -> Check:
+    """What the cloud needs to say whether exits on the device answered these samples (one at least) rightly.
 
     It gets the fewer bytes: the model's inputs, or what the device held when the exit was sure.
     """
     passage, last = progress.passage, exits.exits[-1]
-    if passage is None or not passage.is_over:
-        return None
-    here = plan.hosts[0]
-    rows = tuple(row for row, answer in enumerate(passage.answers) if answer.exit != last.name and answer.host == here)
-    if not rows:
-        return None
+    assert passage is not None  # somebody answered them
     candidates = [dict(request.tensors)]
     if len(passage.aboard) == len(passage.verdicts) and passage.tensors:
         (end,) = segments(graph, exits.only(last.name), passage.tensors).steps

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsplitnn/proto/control.proto\x12\nsplitnn.v1\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"V\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08versions\x18\x03 \x03(\t\x12\x12\n\ngraph_json\x18\x04 \x01(\t\"I\n\x11GetProfileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\rknown_profile\x18\x03 \x01(\t\"\x8b\x01\n\x12GetProfileResponse\x12\x14\n\x0cprofile_json\x18\x01 \x01(\t\x12\x14\n\x0cqueue_length\x18\x02 \x01(\x03\x12\x10\n\x08slowdown\x18\x03 \x01(\x01\x12\x13\n\x0butilisation\x18\x04 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x12\n\nprofile_id\x18\x06 \x01(\t\"\x1f\n\x0cProbeRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\">\n\rProbeResponse\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x03\x12\x15\n\rreceived_at_s\x18\x02 \x01(\x01\x32\xdb\x01\n\x07\x43ontrol\x12\x45\n\x08GetModel\x12\x1b.splitnn.v1.GetModelRequest\x1a\x1c.splitnn.v1.GetModelResponse\x12K\n\nGetProfile\x12\x1d.splitnn.v1.GetProfileRequest\x1a\x1e.splitnn.v1.GetProfileResponse\x12<\n\x05Probe\x12\x18.splitnn.v1.ProbeRequest\x1a\x19.splitnn.v1.ProbeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsplitnn/proto/control.proto\x12\nsplitnn.v1\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"V\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08versions\x18\x03 \x03(\t\x12\x12\n\ngraph_json\x18\x04 \x01(\t\"I\n\x11GetProfileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\rknown_profile\x18\x03 \x01(\t\"\xb4\x01\n\x12GetProfileResponse\x12\x14\n\x0cprofile_json\x18\x01 \x01(\t\x12\x14\n\x0cqueue_length\x18\x02 \x01(\x03\x12\x10\n\x08slowdown\x18\x03 \x01(\x01\x12\x13\n\x0butilisation\x18\x04 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x12\n\nprofile_id\x18\x06 \x01(\t\x12\'\n\x05\x65xits\x18\x07 \x01(\x0b\x32\x18.splitnn.v1.ExitsAudited\"A\n\x0c\x45xitsAudited\x12\x10\n\x08\x61nswered\x18\x01 \x01(\x03\x12\x0f\n\x07\x63hecked\x18\x02 \x01(\x03\x12\x0e\n\x06\x61greed\x18\x03 \x01(\x03\"\x1f\n\x0cProbeRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\">\n\rProbeResponse\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x03\x12\x15\n\rreceived_at_s\x18\x02 \x01(\x01\x32\xdb\x01\n\x07\x43ontrol\x12\x45\n\x08GetModel\x12\x1b.splitnn.v1.GetModelRequest\x1a\x1c.splitnn.v1.GetModelResponse\x12K\n\nGetProfile\x12\x1d.splitnn.v1.GetProfileRequest\x1a\x1e.splitnn.v1.GetProfileResponse\x12<\n\x05Probe\x12\x18.splitnn.v1.ProbeRequest\x1a\x19.splitnn.v1.ProbeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,11 +38,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETPROFILEREQUEST']._serialized_start=181
   _globals['_GETPROFILEREQUEST']._serialized_end=254
   _globals['_GETPROFILERESPONSE']._serialized_start=257
-  _globals['_GETPROFILERESPONSE']._serialized_end=396
-  _globals['_PROBEREQUEST']._serialized_start=398
-  _globals['_PROBEREQUEST']._serialized_end=429
-  _globals['_PROBERESPONSE']._serialized_start=431
-  _globals['_PROBERESPONSE']._serialized_end=493
-  _globals['_CONTROL']._serialized_start=496
-  _globals['_CONTROL']._serialized_end=715
+  _globals['_GETPROFILERESPONSE']._serialized_end=437
+  _globals['_EXITSAUDITED']._serialized_start=439
+  _globals['_EXITSAUDITED']._serialized_end=504
+  _globals['_PROBEREQUEST']._serialized_start=506
+  _globals['_PROBEREQUEST']._serialized_end=537
+  _globals['_PROBERESPONSE']._serialized_start=539
+  _globals['_PROBERESPONSE']._serialized_end=601
+  _globals['_CONTROL']._serialized_start=604
+  _globals['_CONTROL']._serialized_end=823
 # @@protoc_insertion_point(module_scope)

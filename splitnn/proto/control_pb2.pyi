@@ -1,8 +1,8 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -37,20 +37,32 @@ class GetProfileRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., known_profile: _Optional[str] = ...) -> None: ...
 
 class GetProfileResponse(_message.Message):
-    __slots__ = ("profile_json", "queue_length", "slowdown", "utilisation", "digest", "profile_id")
+    __slots__ = ("profile_json", "queue_length", "slowdown", "utilisation", "digest", "profile_id", "exits")
     PROFILE_JSON_FIELD_NUMBER: _ClassVar[int]
     QUEUE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     SLOWDOWN_FIELD_NUMBER: _ClassVar[int]
     UTILISATION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     PROFILE_ID_FIELD_NUMBER: _ClassVar[int]
+    EXITS_FIELD_NUMBER: _ClassVar[int]
     profile_json: str
     queue_length: int
     slowdown: float
     utilisation: float
     digest: str
     profile_id: str
-    def __init__(self, profile_json: _Optional[str] = ..., queue_length: _Optional[int] = ..., slowdown: _Optional[float] = ..., utilisation: _Optional[float] = ..., digest: _Optional[str] = ..., profile_id: _Optional[str] = ...) -> None: ...
+    exits: ExitsAudited
+    def __init__(self, profile_json: _Optional[str] = ..., queue_length: _Optional[int] = ..., slowdown: _Optional[float] = ..., utilisation: _Optional[float] = ..., digest: _Optional[str] = ..., profile_id: _Optional[str] = ..., exits: _Optional[_Union[ExitsAudited, _Mapping]] = ...) -> None: ...
+
+class ExitsAudited(_message.Message):
+    __slots__ = ("answered", "checked", "agreed")
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    CHECKED_FIELD_NUMBER: _ClassVar[int]
+    AGREED_FIELD_NUMBER: _ClassVar[int]
+    answered: int
+    checked: int
+    agreed: int
+    def __init__(self, answered: _Optional[int] = ..., checked: _Optional[int] = ..., agreed: _Optional[int] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
     __slots__ = ("payload",)

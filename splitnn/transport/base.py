@@ -151,6 +151,33 @@ class Description:
     versions: tuple[str, ...] = ()  # newest last
 
 
+@dataclass(frozen=True, slots=True)
+class ExitsAudited:
+    """Samples that early exits of a host answered since it started, and what checks by the whole model found.
+
+    Raises:
+        ValueError: more agreed than were checked, or more were checked than answered.
+    """
+
+    answered: int
+    checked: int
+    agreed: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.agreed <= self.checked <= self.answered < 2**63:
+            raise ValueError(f"no audit: {self.agreed} agreed of {self.checked} checked of {self.answered} answered")
+
+    @property
+    def share(self) -> float:
+        """Of the answers those that were checked."""
+        return self.checked / self.answered if self.answered else 0.0
+
+    @property
+    def agreement(self) -> float:
+        """Of the checked ones those that the whole model gave too; 1 while nothing was checked."""
+        return self.agreed / self.checked if self.checked else 1.0
+
+
 @dataclass(frozen=True)
 class HostReport:
     """How fast a host runs a model, and how busy it is now.
@@ -165,6 +192,7 @@ class HostReport:
     utilisation: float = 0.0  # of the last seconds, 0 to 1
     digest: str = ""  # of the model; "" when the far side does not say
     profile_id: str = ""  # of its profile, here or not; "" when it never measured one
+    exits: ExitsAudited | None = None  # None where no exits answer there, or nobody checks them
 
     def __post_init__(self) -> None:
         if self.queue_length < 0 or not (0 < self.slowdown < math.inf and 0 <= self.utilisation <= 1):

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -16,7 +17,17 @@ from splitnn.cost.profile import Profile
 from splitnn.errors import CodecError, PayloadTooLarge
 from splitnn.graph.graph import Graph
 from splitnn.proto import control_pb2 as pb
-from splitnn.transport.base import DEFAULT_LIMITS, Clock, Description, HostReport, Limits, Probe, Reporter, Service
+from splitnn.transport.base import (
+    DEFAULT_LIMITS,
+    Clock,
+    Description,
+    ExitsAudited,
+    HostReport,
+    Limits,
+    Probe,
+    Reporter,
+    Service,
+)
 from splitnn.transport.guard import guarded
 from splitnn.transport.status import error_of_call
 
@@ -72,6 +83,7 @@ class ControlClient:
                 float(answer.utilisation),
                 digest=answer.digest,
                 profile_id=answer.profile_id,
+                exits=_audited(answer.exits) if answer.HasField("exits") else None,
             )
         except ValueError as error:
             raise CodecError(f"the far side sent something else: {error}") from error
@@ -124,6 +136,7 @@ def add_control(
             queue_length=report.queue_length,
             slowdown=report.slowdown,
             utilisation=report.utilisation,
+            exits=None if report.exits is None else pb.ExitsAudited(**asdict(report.exits)),
         )
 
     async def probe(request: Any) -> Any:
@@ -143,6 +156,10 @@ def add_control(
         for name, end in ends.items()
     }
     server.add_registered_method_handlers(CONTROL, handlers)  # type: ignore[attr-defined]
+
+
+def _audited(told: Any) -> ExitsAudited:
+    return ExitsAudited(int(told.answered), int(told.checked), int(told.agreed))
 
 
 def _bounded(text: str, limits: Limits) -> str:

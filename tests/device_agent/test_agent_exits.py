@@ -23,7 +23,7 @@ from splitnn.graph.model import Model
 from splitnn.planner.exits import plan_exits
 from splitnn.planner.plan import Plan
 from splitnn.runtime.replan import Conditions, decide, reprice
-from splitnn.transport.base import Answer, Request
+from splitnn.transport.base import Answer, ExitsAudited, Request
 from tests.device_agent.fake_cloud import NAME, State
 from tests.device_agent.test_agent import World, profile, virtually, world
 from tests.runtime.exit_models import Cascaded, ThreeExits, batch, by_hand, captured
@@ -241,6 +241,9 @@ def test_sure_answers_are_checked_in_the_background_and_the_finding_is_told(
                 checked, agreed = checked + 1, agreed + bool(last.logits.argmax() == expected.logits.argmax())
         assert 0 < agreed < checked or kind is Cascaded
         assert (w.agent.audit.agreement.checked, w.agent.audit.agreement.agreed) == (checked, agreed)
+        told = (await w.agent.report(NAME)).exits
+        assert told == ExitsAudited(answered=checked, checked=checked, agreed=agreed)
+        assert told.share == 1.0 and told.agreement == pytest.approx(agreed / checked)
         answer = await ask(w, batch(1, seed=2))
         assert answer.parameters["audited"] == checked
         assert answer.parameters["agreement"] == pytest.approx(agreed / checked)
@@ -256,6 +259,7 @@ def test_nothing_is_checked_where_the_share_is_nothing_or_the_whole_model_answer
         await ask(w, kind_of(w.model, "exit3"), plan="device")
         await asyncio.sleep(5)
         assert w.far.asked == 0 and w.agent.audit.agreement.checked == 0
+        assert (await w.agent.report(NAME)).exits == ExitsAudited(0, 0, 0)
         checking.cancel()
 
     for share in (0.0, 1.0):

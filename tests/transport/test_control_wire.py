@@ -14,7 +14,16 @@ import pytest
 from splitnn import errors
 from splitnn.cost.profile import Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
-from splitnn.transport.base import DEFAULT_LIMITS, Announcement, Answer, Description, HostReport, Limits, Request
+from splitnn.transport.base import (
+    DEFAULT_LIMITS,
+    Announcement,
+    Answer,
+    Description,
+    ExitsAudited,
+    HostReport,
+    Limits,
+    Request,
+)
 from splitnn.transport.channel import open_channel
 from splitnn.transport.control import CONTROL, ControlClient
 from splitnn.transport.server import build_server, listen
@@ -45,7 +54,10 @@ class Cloud:
         return True
 
     async def report(self, model: str, version: str = "") -> HostReport:
-        return HostReport(PROFILE if model == "net" else None, queue_length=3, slowdown=1.5, utilisation=0.25)
+        return HostReport(
+            PROFILE if model == "net" else None, queue_length=3, slowdown=1.5, utilisation=0.25,
+            exits=ExitsAudited(answered=900, checked=9, agreed=8),
+        )  # fmt: skip
 
 
 def run(test: Callable[[ControlClient, grpc.aio.Channel], Awaitable[None]], limits: Limits = DEFAULT_LIMITS) -> None:
@@ -72,7 +84,9 @@ def test_a_model_arrives_as_it_is_described() -> None:
 def test_a_profile_arrives_with_the_load() -> None:
     async def test(control: ControlClient, channel: grpc.aio.Channel) -> None:
         report = await control.get_profile("net", timeout_s=10)
-        assert report == HostReport(PROFILE, 3, 1.5, 0.25, digest="d1", profile_id=report.profile_id)
+        exits = ExitsAudited(900, 9, 8)
+        assert report == HostReport(PROFILE, 3, 1.5, 0.25, digest="d1", profile_id=report.profile_id, exits=exits)
+        assert exits.share == 0.01 and exits.agreement == 8 / 9
         with pytest.raises(errors.UnknownModel):
             await control.get_profile("unmeasured", timeout_s=10)
 
@@ -129,3 +143,9 @@ def test_a_graph_that_is_none_is_a_codec_error() -> None:
         await server.stop(None)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("figures", [(1, 2, 0), (2, 1, 2), (2, 1, -1), (2**63, 0, 0)])
+def test_audits_that_cannot_be_are_refused(figures: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="no audit"):
+        ExitsAudited(*figures)
