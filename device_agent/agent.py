@@ -90,7 +90,7 @@ class Agent:
         self._was_up = self._was_found = False
         self._refusals = Refusals(clock=clock)
         self._under_way = self._begun = 0  # requests of applications
-        self._is_closed = False
+        self._is_closed = self._is_planning = False
         self.audit = Audit(
             lambda check: ask_whole(cloud, model, check, name=name, plan=self.plan, deadline_s=clock() + _CHECK_S),
             is_free=lambda: cloud.is_up and not cloud.under_way,
@@ -156,6 +156,11 @@ class Agent:
         """What the next request will follow, the cloud allowing."""
         return self._courses.current.plan
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether it does nothing for anybody: no request, and no new plan."""
+        return not (self._under_way or self._is_planning)
+
     async def steer(self) -> None:
         """Plan again whenever something new is known, until cancelled."""
         while True:
@@ -165,11 +170,14 @@ class Agent:
                 continue  # nothing new can be known of it; what was decided tells which requests miss it
             if self._cloud.report is not None:
                 self._navigator.learn(self._cloud.report)
+            self._is_planning = True
             try:
                 await self._courses.replan()
                 self.timely.tell()
             except (SplitnnError, ValueError, RuntimeError):  # a report that makes no sense must not end the agent
                 _log.exception("no new plan; the current one stays: %s", self.plan)
+            finally:
+                self._is_planning = False
 
     def close(self) -> None:
         """Expect no requests from now on; those that had arrived are answered."""

@@ -94,6 +94,7 @@ class Cloud:
         self._begun = 0
         self._held_bytes = 0
         self._woken = asyncio.Event()
+        self._is_calm: Callable[[], bool] = lambda: True
 
     @property
     def is_up(self) -> bool:
@@ -172,8 +173,13 @@ class Cloud:
         self._woken.set()
         self._tell()
 
-    async def watch(self) -> None:
-        """Look after the cloud until cancelled."""
+    async def watch(self, *, is_calm: Callable[[], bool] = lambda: True) -> None:
+        """Look after the cloud until cancelled.
+
+        ``is_calm`` tells whether this host has nothing else to do. What it computes takes processor time from the
+        messages of a ping, most of all under a quota, and such a ping does not prove that the round trip has grown.
+        """
+        self._is_calm = is_calm
         while True:
             if self.is_up:
                 is_unsettled = self.estimator.is_unsettled
@@ -247,9 +253,10 @@ class Cloud:
             self._probe_not_before_s = now_s + max(self._rhythm.stale_s, (now_s - began_s) * _PROBE_SHARE)
 
     async def _ping(self) -> None:
+        was_calm = self._is_calm()
         probe = await self._transport.probe(0, timeout_s=self._rhythm.ping_timeout_s)
         if not self._under_way:
-            self.estimator.observe_round_trip(probe.elapsed_s)
+            self.estimator.observe_round_trip(probe.elapsed_s, is_alone=was_calm and self._is_calm())
 
     async def _ask_report(self) -> None:
         """Raises DigestMismatch: the cloud serves another model under this name."""

@@ -90,7 +90,7 @@ class Navigator:
         self._policy = policy or Policy()
         self._clock = clock
         self._device_pace = SlowdownEstimator(grain_s=_GRAIN_S, clock=clock)
-        self._device_coding = SlowdownEstimator(clock=clock)
+        self._device_coding = SlowdownEstimator(grain_s=_GRAIN_S, untold="factor", clock=clock)
         self._cloud_pace = SlowdownEstimator(fresh_s=_FRESH_S, clock=clock)
         self._local = MedianEstimator(clock=clock)  # what a request costs beside its stages that never leaves
         self._remote = MedianEstimator(clock=clock)  # and one that leaves at once, beside coding and the network too

@@ -1,10 +1,9 @@
 """What a link is like, learnt from the transfers that were made anyway. Knows no torch and no transport.
 
 A transfer of n bytes takes a round trip and n * 8 / rate. The round trip is the least that was seen lately, unless
-three samples in a row, made while nothing else was under way, say that it has grown; the rate is the median over the
-last few transfers that were long enough to tell, or the Theil-Sen slope over more of them where their sizes differ and
-it agrees: it needs no round trip. Plain averages and least squares lose to one outlier. After a pause TCP starts slowly
-and the link *is* slower for the next request: such transfers are kept apart.
+three samples in a row, made while nothing else was under way, say that it has grown, or transfers of different sizes
+do; the rate is what the last transfers say that were long enough to tell (``transfers.rate_of``). After a pause TCP
+starts slowly and the link *is* slower for the next request: such transfers are kept apart.
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import Literal
+from dataclasses import replace
 
 from splitnn.cost.network import Link
+from splitnn.cost.transfers import Transfer, line_of, rate_of
 
 IDLE_S = 1.0
 """A connection that was silent for so long starts slowly again."""
@@ -27,24 +25,12 @@ _WINDOW_S = 10.0  # of the least round trip
 _TELLING_S = 0.01  # on the wire, or as long as the round trip: what takes longer tells the rate
 _TRIP_SLACK_S = 0.002  # beyond a step, what a processor may add to a round trip
 _KEPT = 20  # transfers
-_RECENT = 5  # of them make the median
+_LATEST = 12
 _STEP_RUN = 3  # transfers in a row that are off the same way mean that the link has changed
 _STEP = 0.25
 _UNSETTLED_S = 3.0
-_SLOPES = 10  # pairs of different size that a slope needs
-_SIZE_RATIO = 1.5  # of such a pair
+_BUSY_S = 0.03  # what other work of this host, under a quota too, may add to a ping
 _GAPS = 5
-
-_Meaning = Literal["rate", "at least", "at most"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Transfer:
-    size_bytes: float  # upwards; what came down counts as what it would have been upwards
-    seconds: float  # on the network
-    rate_bps: float
-    meaning: _Meaning
-    at_s: float = 0.0  # when it ended
 
 
 class LinkEstimator:
@@ -62,14 +48,15 @@ class LinkEstimator:
         self._down_over_up = down.bandwidth_bps / up.bandwidth_bps
         self._guess_round_trip_s = up.latency_s + down.latency_s
         self._clock = clock
-        self._warm: deque[_Transfer] = deque(maxlen=_KEPT)
-        self._after_idle: deque[_Transfer] = deque(maxlen=_KEPT)
+        self._warm: deque[Transfer] = deque(maxlen=_KEPT)
+        self._after_idle: deque[Transfer] = deque(maxlen=_KEPT)
+        self._latest: deque[tuple[float, float]] = deque(maxlen=_LATEST)  # bytes and seconds, whatever was forgotten
         self._pings: deque[tuple[float, float]] = deque(maxlen=64)  # when, seconds
         self._whole: deque[tuple[float, float]] = deque(maxlen=64)  # of transfers: no round trip is longer than one
         self._longer: list[tuple[float, float]] = []  # the latest round trips that are all longer than believed
         self._last_short_s = -math.inf  # when one was not
         self._gaps_s: deque[float] = deque(maxlen=_GAPS)
-        self._run: list[_Transfer] = []  # the latest transfers that are off the same way,
+        self._run: list[Transfer] = []  # the latest transfers that are off the same way,
         self._run_off = 0.0  # and which way
         self._last_end_s: float | None = None
         self._measured_s: float | None = None
@@ -90,7 +77,7 @@ class LinkEstimator:
         size = sent_bytes + received_bytes / self._down_over_up
         gap_s = self._gap(elapsed_s)
         self._gaps_s.append(gap_s)
-        rate_bps = _rate_bps(self._warm)
+        rate_bps = rate_of(self._warm)
         if is_alone and gap_s < IDLE_S and rate_bps and not self.is_bound:
             wire_s = size * 8 / rate_bps
             if wire_s < self.round_trip_s:  # else what is longer may as well be the rate
@@ -102,18 +89,18 @@ class LinkEstimator:
         self._add_timed(size_bytes, max(elapsed_s, 1e-6), self._gap(elapsed_s))
 
     def observe_round_trip(self, seconds: float, *, is_alone: bool = True) -> None:
-        """A message of no size and its answer took so long; beside other work that says only that it is no longer."""
-        if is_alone:
+        """A message of no size and its answer took so long; beside other work of this host it may take less."""
+        if is_alone or not self._pings or not self._is_longer(seconds):
             self._note_round_trip(seconds)
             self._pings.append((self._clock(), seconds))
-        else:
-            self._note_bound(seconds)
+        elif self._is_longer(seconds - _BUSY_S):
+            self._note_round_trip(seconds - _BUSY_S)
 
     def observe_unfinished(self, sent_bytes: int, elapsed_s: float) -> None:
         """A request was given up on after so long, though the other host lives: the rate is at most that."""
         rate_bps = sent_bytes * 8 / max(elapsed_s - self.round_trip_s, elapsed_s / 2, 1e-6)
         series = self._series_of(self._gap(elapsed_s))
-        self._add(series, _Transfer(sent_bytes, elapsed_s, rate_bps, "at most", self._clock()))
+        self._add(series, Transfer(sent_bytes, elapsed_s, rate_bps, "at most", self._clock()))
 
     @property
     def round_trip_s(self) -> float:
@@ -129,7 +116,7 @@ class LinkEstimator:
         own, other = self._warm, self._after_idle
         if idle_s >= IDLE_S:
             own, other = other, own
-        return _rate_bps(own) or _rate_bps(other) or self._guess_bps
+        return rate_of(own) or rate_of(other) or self._guess_bps
 
     def links(self, *, idle_s: float = 0.0) -> tuple[Link, Link]:
         """Upwards and downwards, for a transfer after a pause of ``idle_s``."""
@@ -166,9 +153,14 @@ class LinkEstimator:
         round_trip_s = self.round_trip_s
         series = self._series_of(gap_s)
         if network_s - round_trip_s > min(round_trip_s, max(_TELLING_S, round_trip_s * _STEP)):
-            self._add(series, _Transfer(size, network_s, size * 8 / (network_s - round_trip_s), "rate", self._clock()))
+            self._add(series, Transfer(size, network_s, size * 8 / (network_s - round_trip_s), "rate", self._clock()))
         else:  # too quick to time, which may be news in itself
-            self._add(series, _Transfer(size, network_s, size * 8 / network_s, "at least", self._clock()))
+            self._add(series, Transfer(size, network_s, size * 8 / network_s, "at least", self._clock()))
+        if series is self._warm and size:
+            self._latest.append((size, network_s))
+            line = line_of(self._latest)
+            if line is not None and self._is_longer(line.round_trip_s - _BUSY_S):  # though no ping came alone
+                self._believe_longer([(self._clock(), line.round_trip_s)])
 
     def _note_round_trip(self, seconds: float) -> None:
         """A sample; the third in a row that is clearly longer than believed means that the round trip has grown."""
@@ -177,10 +169,14 @@ class LinkEstimator:
             return
         now_s = self._unsettled_s = self._clock()
         self._longer.append((now_s, seconds))
-        if len(self._longer) < _STEP_RUN:
-            return
+        if len(self._longer) >= _STEP_RUN:
+            self._believe_longer(self._longer)
+
+    def _believe_longer(self, pings: Sequence[tuple[float, float]]) -> None:
+        """The round trip has grown: only these, when and how long, count from now on."""
+        kept = list(pings)
         self._pings.clear()
-        self._pings.extend(self._longer)
+        self._pings.extend(kept)
         self._whole.clear()
         self._longer.clear()
         self._run.clear()
@@ -207,7 +203,7 @@ class LinkEstimator:
             series.clear()
             series.extend(t for t in kept if t is not None)
 
-    def _with_longer_trip(self, transfer: _Transfer) -> _Transfer | None:
+    def _with_longer_trip(self, transfer: Transfer) -> Transfer | None:
         """What a transfer says whose rate was told with a round trip that was too short; None for nothing."""
         wire_s = transfer.seconds - self.round_trip_s
         if transfer.meaning != "rate":
@@ -221,20 +217,20 @@ class LinkEstimator:
         self._last_end_s = end_s
         return gap_s
 
-    def _series_of(self, gap_s: float) -> deque[_Transfer]:
+    def _series_of(self, gap_s: float) -> deque[Transfer]:
         return self._after_idle if gap_s >= IDLE_S else self._warm
 
-    def _add(self, series: deque[_Transfer], new: _Transfer) -> None:
+    def _add(self, series: deque[Transfer], new: Transfer) -> None:
         if not new.size_bytes:
             return  # tells of no rate
-        own_bps = _rate_bps(series)
-        believed_bps = own_bps or _rate_bps(self._warm) or _rate_bps(self._after_idle) or self._guess_bps
+        own_bps = rate_of(series)
+        believed_bps = own_bps or rate_of(self._warm) or rate_of(self._after_idle) or self._guess_bps
         if new.meaning == "at least" and new.rate_bps <= believed_bps:
             return
         if new.meaning == "at most" and new.rate_bps >= believed_bps:
             return
         self._measured_s = self._clock()
-        best_bps = max(_rate_bps(self._warm) or 0.0, _rate_bps(self._after_idle) or 0.0)
+        best_bps = max(rate_of(self._warm) or 0.0, rate_of(self._after_idle) or 0.0)
         if new.meaning == "rate":  # lower bounds below it say nothing that it does not, and must not outvote it
             known = [t for t in series if t.meaning != "at least" or t.rate_bps > new.rate_bps]
             series.clear()
@@ -254,13 +250,13 @@ class LinkEstimator:
         if len(self._run) >= _STEP_RUN:
             self._forget_before(series)
 
-    def _proves_change(self, new: _Transfer, best_bps: float) -> bool:
+    def _proves_change(self, new: Transfer, best_bps: float) -> bool:
         """Whether one transfer is enough: no link is faster than its rate, and nobody waits three times in vain."""
         if new.meaning == "at most":
             return new.rate_bps < best_bps * (1 - _STEP)
         return 0 < best_bps * (1 + _STEP) < new.size_bytes * 8 / new.seconds
 
-    def _forget_before(self, series: deque[_Transfer]) -> None:
+    def _forget_before(self, series: deque[Transfer]) -> None:
         """The link has changed: only the run that shows it still counts, in this series and in the other."""
         run, self._run = self._run, []
         believed_s = self.round_trip_s
@@ -273,27 +269,3 @@ class LinkEstimator:
         if self._longer and self.round_trip_s > believed_s:  # it was the round trip that changed
             self._longer.clear()
             self._tell_rates_again()
-
-
-def _rate_bps(series: Sequence[_Transfer]) -> float | None:
-    """None when the series is empty."""
-    if not series:
-        return None
-    median_bps = statistics.median(transfer.rate_bps for transfer in list(series)[-_RECENT:])
-    slope_bps = _theil_sen_bps([transfer for transfer in series if transfer.meaning == "rate"])
-    if slope_bps is not None and abs(slope_bps / median_bps - 1) <= _STEP:
-        return slope_bps
-    return median_bps
-
-
-def _theil_sen_bps(transfers: Sequence[_Transfer]) -> float | None:
-    """The median of what each pair of clearly different sizes says; None when there are too few pairs."""
-    slopes = [
-        (a.seconds - b.seconds) / ((a.size_bytes - b.size_bytes) * 8)
-        for a, b in combinations(transfers, 2)
-        if max(a.size_bytes, b.size_bytes) >= _SIZE_RATIO * min(a.size_bytes, b.size_bytes)
-    ]
-    if len(slopes) < _SLOPES:
-        return None
-    seconds_per_bit = statistics.median(slopes)
-    return 1 / seconds_per_bit if seconds_per_bit > 0 else None

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, combinations
+from typing import Literal
 
 _KEPT = 15
 _RECENT = 9
@@ -27,19 +28,26 @@ class SlowdownEstimator:
     ``grain_s`` is what the scheduler may give to any run or take from it: under a quota of 1 ms in 10, a short run fits
     into one slice and goes at full speed, and one that comes late waits for the next. Within that grain a fixed time
     explains what was seen, beyond it the factor: the fixed time is the median remainder of a Theil-Sen line where runs
-    of different lengths tell one, else the least that leaves the factor nearest to 1. Pairs that need far more fixed
-    time than the grain do not count: one of the two was held up, and the only long run is in all that weigh most. The
-    factor is the median ratio of what is left, each with the weight of the root of its profiled seconds: one long
-    outlier must not outvote all.
+    of different lengths tell one, else, by ``untold``, none or the least that leaves the factor nearest to 1. Pairs
+    that need far more fixed time than the grain do not count: one of the two was held up, and the only long run is in
+    all that weigh most. The factor is the median ratio of what is left, each with the weight of the root of its
+    profiled seconds: one long outlier must not outvote all.
 
     Load passes: observations count for ``fresh_s`` seconds after the latest, then the profile is believed again.
     """
 
     def __init__(
-        self, *, grain_s: float = 0.0, fresh_s: float = 30.0, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        grain_s: float = 0.0,
+        untold: Literal["fixed", "factor"] = "fixed",
+        fresh_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``untold``: what explains runs that are too much alike to tell a fixed time from a factor."""
         self._runs: deque[_Run] = deque(maxlen=_KEPT)
         self._grain_s = grain_s
+        self._untold = untold
         self._fresh_s = fresh_s
         self._clock = clock
         self._observed_s = -math.inf
@@ -76,7 +84,7 @@ class SlowdownEstimator:
 
     def _fitted(self) -> tuple[float, float]:
         if self._fit is None:
-            fixed_s = _fixed_s(list(self._runs), self._grain_s) if self._grain_s else 0.0
+            fixed_s = _fixed_s(list(self._runs), self._grain_s, untold=self._untold) if self._grain_s else 0.0
             ratios = [
                 (max(seconds - fixed_s, seconds * _LEAST_PART) / profiled_s, math.sqrt(profiled_s))
                 for profiled_s, seconds in list(self._runs)[-_RECENT:]
@@ -105,7 +113,7 @@ class MedianEstimator:
         return statistics.median(fresh) if len(fresh) >= _NEEDED else None
 
 
-def _fixed_s(runs: Sequence[_Run], grain_s: float) -> float:
+def _fixed_s(runs: Sequence[_Run], grain_s: float, *, untold: Literal["fixed", "factor"]) -> float:
     """What every run took beside the factor's part, at most the grain either way."""
     pairs = [sorted(pair) for pair in combinations(runs, 2)]
     lines = [_line(short, long) for short, long in pairs if long[0] >= _SIZE_RATIO * short[0]]
@@ -114,8 +122,10 @@ def _fixed_s(runs: Sequence[_Run], grain_s: float) -> float:
         # Where few are, it is the fixed time that is beyond the grain.
         factor = _weighted_median(line[1:] for line in (likely if len(likely) >= _PAIRS else lines))
         fixed_s = statistics.median(seconds - factor * profiled_s for profiled_s, seconds in runs)
-    else:
+    elif untold == "fixed":
         fixed_s = statistics.median(seconds - profiled_s for profiled_s, seconds in runs)
+    else:
+        return 0.0
     return max(-grain_s, min(grain_s, fixed_s))
 
 

@@ -298,3 +298,31 @@ def test_a_request_as_short_as_the_round_trip_ends_a_run_of_longer_ones_though_n
         fake.send(300, queued_s=0.1)
         fake.send(15_000)  # 22.4 ms in all
         assert fake.estimator.round_trip_s == pytest.approx(0.02)
+
+
+def test_transfers_of_different_sizes_tell_a_longer_round_trip_that_no_ping_told(seed: int) -> None:
+    fake = warmed_up("50Mbps/10ms")
+    fake.chance = random.Random(seed)
+    fake.set("1.1Mbps/100ms")
+    for n in range(16):
+        size_bytes = (15_000, 83_000, 15_000, 150_000)[n % 4]
+        fake.send(size_bytes, received_bytes=4000, times=1 + abs(fake.chance.gauss(0, 0.01)))
+    assert fake.estimator.round_trip_s == pytest.approx(0.1, rel=0.2)
+    up, down = fake.estimator.links()
+    for size_bytes in (15_000, 83_000, 150_000):
+        believed_s = up.transfer_seconds(size_bytes) + down.transfer_seconds(4000)
+        assert believed_s == pytest.approx(
+            fake.up.transfer_seconds(size_bytes) + fake.down.transfer_seconds(4000), rel=0.05
+        )
+
+
+def test_pings_beside_other_work_show_a_round_trip_that_has_grown_far_but_not_what_the_work_adds() -> None:
+    fake = warmed_up("5Mbps/10ms")
+    for _ in range(10):
+        fake.estimator.observe_round_trip(0.04, is_alone=False)
+    assert fake.estimator.round_trip_s == pytest.approx(0.01)
+    for _ in range(3):
+        fake.estimator.observe_round_trip(0.11, is_alone=False)
+    assert 0.08 <= fake.estimator.round_trip_s <= 0.11
+    fake.estimator.observe_round_trip(0.01, is_alone=False)
+    assert fake.estimator.round_trip_s == pytest.approx(0.01)
