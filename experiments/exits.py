@@ -54,20 +54,35 @@ def main() -> None:
     cells = [cell_of(subject, rivals, link) for link in links]
     found = report(subject, cells)
     print_cells(cells)
-    if not arguments.no_run:
-        from experiments.exits_run import run_for_real
-
-        found["runs"] = run_for_real(
-            subject.model, subject.profile, subject.test, chosen_for_run(cells), slowdown=SLOWDOWN
-        )
-        print_runs(found["runs"])
     print_headline(found)
+    write(found, arguments.json)
     if arguments.plot:
         from experiments.exits_plot import draw
 
         draw(arguments.plot, found)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    if not arguments.no_run:
+        found |= run(subject, cells)
+        print_runs(found["runs"])
+        write(found, arguments.json)
+
+
+def run(subject: Subject, cells: Sequence[Cell]) -> dict[str, Any]:
+    """What both programs do over real links; a machine that cannot keep one to what it is set to does not run."""
+    from experiments.calibration import LinkOffTarget
+    from experiments.exits_run import run_for_real
+
+    try:
+        runs = run_for_real(subject.model, subject.profile, subject.test, chosen_for_run(cells), slowdown=SLOWDOWN)
+    except LinkOffTarget as error:
+        say(f"not run for real: {error}")
+        return {"runs": [], "not_run": str(error)}
+    return {"runs": runs}
+
+
+def write(found: Mapping[str, Any], file: Path | None) -> None:
+    """The figures as JSON, which knows no infinity."""
+    if file is not None:
+        file.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)

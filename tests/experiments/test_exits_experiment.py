@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from experiments.calibration import LinkOffTarget
+from experiments.exits import run, write
 from experiments.exits_measure import Bench
 from experiments.exits_replay import (
     Fixed,
@@ -126,3 +131,17 @@ def test_a_measured_track_takes_the_exits_that_the_rule_by_hand_takes(exits: int
     assert [f"exit{at + 1}" for at in found.exit] == [each.exit for each in expected]
     assert found.right.tolist() == [bool(e.logits.argmax() == label) for e, label in zip(expected, labels, strict=True)]
     assert list(track.device_s) == sorted(track.device_s) and list(track.cloud_s) == sorted(track.cloud_s)
+
+
+def test_a_link_that_is_off_costs_the_run_and_not_the_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def off(*_: object, **__: object) -> None:
+        raise LinkOffTarget("round trip +5.6 ms")
+
+    monkeypatch.setattr("experiments.exits_run.run_for_real", off)
+    subject = SimpleNamespace(model=None, profile=None, test=None)
+    found = run(subject, [])  # type: ignore[arg-type]
+    assert found == {"runs": [], "not_run": "round trip +5.6 ms"}
+    write({"throughput_gain": 2.3, **found}, tmp_path / "found.json")
+    assert json.loads((tmp_path / "found.json").read_text())["throughput_gain"] == 2.3
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write({"throughput_gain": float("inf")}, tmp_path / "found.json")
