@@ -44,8 +44,9 @@ class LowBit:
 
     An element inside the clipping range is at most half a step off, one outside it is drawn to its end (or half a step
     beyond); with ``range`` no element is off by more than (maximum - minimum) / (2**bits - 1) * 0.6, or 1/100 of the
-    row's largest absolute value or 2**-31 of the sample's where these are more. Payload: for every sample its largest step (float32, little-endian)
-    and two bytes a row, then the symbols: packed, eight in ``bits`` bytes, or coded by ``symbols.pack``.
+    row's largest absolute value or 2**-31 of the sample's where these are more. Payload: for every sample its largest
+    step (float32, little-endian) and two bytes a row, then the symbols: packed, eight in ``bits`` bytes, or coded by
+    ``symbols.pack``.
     """
 
     name: str
