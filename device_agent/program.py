@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import math
@@ -36,7 +35,7 @@ from splitnn.runtime.handling import with_handling
 from splitnn.transport.base import Transport
 from splitnn.transport.codec import CODECS
 from splitnn.transport.open_inference import GrpcTransport
-from splitnn.zoo.sources import open_model
+from splitnn.zoo.sources import name_of, open_model
 
 _log = logging.getLogger(__name__)
 CLOUD_HEALTH = "splitnn.cloud"
@@ -69,7 +68,7 @@ async def serve(settings: Settings, told: asyncio.Event) -> int:
 
 
 async def _serve(settings: Settings, told: asyncio.Event, model: Model, measured: Profile) -> int:
-    name = settings.name or _name_of(settings.model)
+    name = settings.name or name_of(settings.model)
     engine = _engine(settings)
     transport = GrpcTransport(settings.server)
     estimator = LinkEstimator(parse_link(settings.link))
@@ -223,11 +222,3 @@ def _engine(settings: Settings) -> Engine:
 
 def _slowed(transport: Transport, factor: float) -> Transport:
     return transport if factor == 1 else SlowTransport(transport, factor=factor)
-
-
-def _name_of(model: str) -> str:
-    """What ``cloud_server`` calls the same model: a folder or a factory by its own name."""
-    with contextlib.suppress(OSError):
-        if Path(model).is_dir():
-            return Path(model).resolve().name
-    return model.rpartition(":")[2]

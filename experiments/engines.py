@@ -3,7 +3,7 @@
 ``python -m experiments.engines --quick --json FILE``. CPU seconds of the whole process on one thread, interleaved
 rounds, medians, as ratios to torch's operators in the same rounds. Beside each: the largest difference to torch as a
 share of the largest value, and for int8 the share of answers that stay the same on photos that nothing was calibrated
-on. Engines that are not installed are left out and named.
+on. ``int8`` are versions as ``splitnn compress --method int8`` makes them, the same one in each engine. Engines that are not installed are left out and named.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from splitnn.graph.graft import tensor_values
 from splitnn.graph.model import Model
 from splitnn.runtime.compiled import ENGINES, difference, installed
 from splitnn.runtime.export import head_before
+from splitnn.tuning.compress import int8_version
 from splitnn.tuning.drops import answers_of, changes, drop_of
 from splitnn.tuning.int8 import int8_weights
 from splitnn.zoo.datasets import samples
@@ -35,8 +36,9 @@ from splitnn.zoo.sources import open_model
 
 MODELS = ("efficientnet_lite0", "resnet18")
 QUICK_MODELS = ("efficientnet_lite0",)
-CALIBRATION, HELD_OUT = 16, 64
-PT2E = "pt2e int8"
+INT8 = ("onnxruntime", "openvino")  # that compute in it
+CALIBRATION, HELD_OUT = 32, 64
+PT2E, STATIC = "pt2e int8", "onnxruntime's own int8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,12 @@ def main() -> None:
     missing: dict[str, str] = {}
     for name in QUICK_MODELS if arguments.quick else MODELS:
         model = open_model(name)
-        for part, call, example in parts_of(model):
+        version = int8_version(model, samples("photos", model, count=CALIBRATION, part="train"))
+        for (part, call, example), (_, small, _) in zip(parts_of(model), parts_of(version), strict=True):
             ways, absent = compiled_ways(call, example)
             missing |= absent
+            ways |= {"torch int8": small}
+            ways |= {f"{one} int8": ENGINES[one].compile(small, example) for one in INT8 if one in ways}
             if part == "whole":
                 ways |= int8_ways(name, model, call, missing)
             found = measured(name, part, call, example, ways, rounds=rounds)
@@ -119,15 +124,15 @@ def compiled_ways(call: Callee, example: Sequence[torch.Tensor]) -> tuple[dict[s
 
 
 def int8_ways(name: str, model: Model, call: Callee, missing: dict[str, str]) -> dict[str, Callee]:
-    """The whole model in int8: weights only, in ONNX Runtime, and by PyTorch's own export quantisation."""
+    """The whole model in int8 otherwise: weights only, by ONNX Runtime's quantiser, by PyTorch's export quantisation."""
     train = samples("photos", model, count=CALIBRATION, part="train")
     feeds = [list(train.batch(row).values()) for row in range(len(train))]
     small = int8_weights(model)
     ways = {"torch int8 weights": extract(small, small.graph.inputs, small.graph.outputs)}
     try:
-        ways["onnxruntime int8"] = int8_call(call, feeds)
+        ways[STATIC] = int8_call(call, feeds)
     except ModuleNotFoundError as error:
-        missing["onnxruntime int8"] = str(error)
+        missing[STATIC] = str(error)
     try:
         ways[PT2E] = pt2e(name, feeds)
     except ModuleNotFoundError as error:

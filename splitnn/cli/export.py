@@ -57,10 +57,11 @@ def run(args: argparse.Namespace) -> int:
             "was not run; on an iPhone use --format executorch or onnx"
         )
     from splitnn.runtime.export import export, head_before
+    from splitnn.zoo.sources import name_of
 
     model = open_model(args.model)
     head = _planned(model, args.plan) if args.cut is None else head_before(model, args.cut.split(","))
-    name = args.name or _name_of(args.model)
+    name = args.name or name_of(args.model)
     try:
         manifest = export(model, head, args.out, format=args.format, name=name)
     except ModuleNotFoundError as error:
@@ -111,8 +112,3 @@ def _planned(model: Model, path: Path) -> Head:
                 file=sys.stderr,
             )
     return head
-
-
-def _name_of(model: str) -> str:
-    """What a server calls the same model: a folder or a factory by its own name."""
-    return Path(model).resolve().name if Path(model).is_dir() else model.rpartition(":")[2]

@@ -13,7 +13,7 @@ from splitnn.cost.measure import Reading
 from splitnn.graph.code import Callee, run_nodes
 from splitnn.graph.extract import extract
 from splitnn.graph.model import Model, Value
-from splitnn.graph.program import Node
+from splitnn.graph.owners import layer_of_nodes
 
 _EMPTY_READINGS = 101
 
@@ -64,7 +64,7 @@ class ModelBench:
         self._now = now or clocks_of(device)
         self._example: dict[str, Value] = {name: value.to(device) for name, value in model.example.items()}
         self._nodes = [node for node in model.program.nodes if node.name not in model.program.constants]
-        self._layer_of = _owners(model, self._nodes)
+        self._layer_of = layer_of_nodes(model.graph, model.program)
         read = {name for node in self._nodes for name in node.reads}
         self._kept = {name: value for name, value in model.resident_on(device).items() if name in read}
         self._heads: dict[int, tuple[Callee, Sequence[Value]]] = {}
@@ -147,15 +147,3 @@ class ModelBench:
         crossing = graph.crossing(head)
         results = [tensor for tensor in graph.outputs if tensor in made]
         return list(dict.fromkeys([*(t for t in crossing if t in made), *results])), list(crossing)
-
-
-def _owners(model: Model, nodes: Sequence[Node]) -> dict[str, str]:
-    """Node to layer. A call that makes several tensors belongs to the layer that the parts belong to."""
-    producer = model.graph.producer
-    owners: dict[str, str] = {}
-    for node in reversed(nodes):
-        if node.name in producer:
-            owners[node.name] = producer[node.name]
-            for name in node.reads:  # overwritten below where the read value is itself a tensor of the graph
-                owners.setdefault(name, producer[node.name])
-    return owners

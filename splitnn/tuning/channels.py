@@ -14,9 +14,10 @@ import torch
 
 from splitnn.graph.code import run_nodes
 from splitnn.graph.model import Model
+from splitnn.graph.owners import layer_of_nodes
 from splitnn.graph.program import Node, Ref
 from splitnn.tuning.evaluation import Samples, batches
-from splitnn.tuning.rebuild import BATCH_NORM, layer_of_nodes, rebuilt
+from splitnn.tuning.rebuild import BATCH_NORM, rebuilt
 
 _CONV, _LINEAR, _PART = "aten.conv2d.default", "aten.linear.default", "operator.getitem"
 _EACH = frozenset(
@@ -60,7 +61,7 @@ class Group:
 
 def groups(model: Model, layers: Collection[str] | None = None) -> list[Group]:
     """All groups that lie within these layers, each with at least two channels."""
-    owner = layer_of_nodes(model)
+    owner = layer_of_nodes(model.graph, model.program)
     users: dict[str, list[Node]] = {}
     for node in model.program.nodes:
         for name in node.reads:

@@ -13,11 +13,12 @@ import torch
 
 from splitnn.errors import InvalidInput
 from splitnn.graph.model import Model
+from splitnn.graph.owners import layer_of_nodes
 from splitnn.graph.program import Node, Ref, Symbol, rewrite
 from splitnn.tuning.correction import corrected
 from splitnn.tuning.evaluation import Progress, Samples, silent
 from splitnn.tuning.ranges import grids, in_eight_bits, on_grids
-from splitnn.tuning.rebuild import layer_of_nodes, rebuilt
+from splitnn.tuning.rebuild import rebuilt
 
 _QUANTISED = {
     "aten.conv1d.default": 1,
@@ -94,7 +95,7 @@ def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _chosen(model: Model, layers: Collection[str] | None) -> list[str]:
     """Weights that only layers read that may change, and each only in places where it can be restored."""
-    owner = layer_of_nodes(model)
+    owner = layer_of_nodes(model.graph, model.program)
     found: dict[str, None] = {}
     kept: set[str] = set()
     for node in model.program.nodes:

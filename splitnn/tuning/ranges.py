@@ -12,9 +12,10 @@ from splitnn.errors import InvalidInput
 from splitnn.graph.code import run_nodes
 from splitnn.graph.grid import Grid, grid_nodes, is_on_grid
 from splitnn.graph.model import Model
+from splitnn.graph.owners import layer_of_nodes
 from splitnn.graph.program import Node, Ref, rewrite
 from splitnn.tuning.evaluation import Progress, Samples, batches, check_data, silent
-from splitnn.tuning.rebuild import layer_of_nodes, rebuilt
+from splitnn.tuning.rebuild import rebuilt
 
 WEIGHTY = frozenset(f"aten.{name}.default" for name in ("conv1d", "conv2d", "linear"))
 """Calls of an input, a weight with output channels first, and perhaps a bias."""
@@ -42,7 +43,7 @@ def in_eight_bits(model: Model, layers: Collection[str] | None = None) -> list[s
     A tensor that is merely moved about, or the largest of some, is on the grid that its source is on. What the model
     returns stays as it is.
     """
-    program, owner = model.program, layer_of_nodes(model)
+    program, owner = model.program, layer_of_nodes(model.graph, model.program)
     returned = {ref.name for ref in program.outputs if isinstance(ref, Ref)}
     found: set[str] = set()
     for node in program.nodes:

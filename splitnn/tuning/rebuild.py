@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from splitnn.graph.code import run_nodes
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model, aligned
+from splitnn.graph.owners import layer_of_nodes
 from splitnn.graph.program import Node, Program
 
 BATCH_NORM = "aten._native_batch_norm_legit_no_training.default"
@@ -44,7 +45,7 @@ def rebuilt(model: Model, weights: Mapping[str, torch.Tensor], nodes: Sequence[N
     )
     kept = {name: aligned(weights[name]) for name in program.weights}
     behind = {name: {name} for name in program.weights}
-    owner = _owners(model, program)
+    owner = layer_of_nodes(model.graph, program)
     flops: dict[str, int] = {}
     reads: dict[str, set[str]] = {}
     tensors = dict(model.graph.tensors)
@@ -79,7 +80,7 @@ def learnable(model: Model, layers: Iterable[str] | None = None) -> frozenset[st
     A weight that another layer reads too is left alone when only some layers are asked for.
     """
     within = None if layers is None else set(layers)
-    owner = _owners(model, model.program)
+    owner = layer_of_nodes(model.graph, model.program)
     found: set[str] = set()
     others: set[str] = set()
     for node in model.program.nodes:
@@ -91,26 +92,6 @@ def learnable(model: Model, layers: Iterable[str] | None = None) -> frozenset[st
         inside = within is None or owner.get(node.name) in within
         (found if inside else others).update(names)
     return frozenset(name for name in found - others if model.weights[name].is_floating_point())
-
-
-def layer_of_nodes(model: Model) -> dict[str, str]:
-    """The layer that each call belongs to; calls on weights only belong to none."""
-    return _owners(model, model.program)
-
-
-def _owners(model: Model, program: Program) -> dict[str, str]:
-    """A call that makes several tensors belongs to the layer that the parts belong to."""
-    producer = model.graph.producer
-    owners: dict[str, str] = {}
-    for node in reversed(program.nodes):
-        if node.name in program.constants:
-            continue
-        if node.name in producer:
-            owners[node.name] = producer[node.name]
-        for name in node.reads:
-            if name not in producer and node.name in owners:
-                owners.setdefault(name, owners[node.name])
-    return owners
 
 
 def _spec_like(spec: TensorSpec, value: torch.Tensor) -> TensorSpec:

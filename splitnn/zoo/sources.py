@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from splitnn.zoo.catalogue import models, policy
+from splitnn.zoo.catalogue import models, policy, recipe
 from splitnn.zoo.reference import resolve
 
 if TYPE_CHECKING:
@@ -30,6 +31,14 @@ def open_model(text: str) -> Model:
     return capture_model(text)
 
 
+def name_of(text: str) -> str:
+    """What a server calls the model that a user named: a folder or a factory by its own name."""
+    with contextlib.suppress(OSError):  # a name may be too long for a path
+        if Path(text).is_dir():
+            return Path(text).resolve().name
+    return text.rpartition(":")[2]
+
+
 def capture_model(text: str) -> Model:
     """The model of the zoo, or of the factory ``package.module:factory``, that a user named.
 
@@ -40,4 +49,4 @@ def capture_model(text: str) -> Model:
     from splitnn.graph.capture import capture
 
     module, example = resolve(text)
-    return replace(capture(module, example), exits=policy(text))
+    return replace(capture(module, example), exits=policy(text), recipe=recipe(text))
