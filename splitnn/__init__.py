@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from splitnn.cost.estimate import Cost as Cost
+    from splitnn.cost.cost import Cost as Cost
     from splitnn.cost.estimate import estimate as estimate
     from splitnn.cost.network import Host as Host
     from splitnn.cost.network import Link as Link

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from splitnn.cost.estimate import Cost, Transfer
+from splitnn.cost.cost import Cost, Transfer
 from splitnn.cost.network import Link
 from splitnn.cost.power import DevicePower, Radio
 

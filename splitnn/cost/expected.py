@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from splitnn.cost.estimate import Codecs, Cost, CostTable, Transfer, price, tabulate
+from splitnn.cost.cost import Cost, Transfer
+from splitnn.cost.estimate import Codecs, CostTable, price, tabulate
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.exits import Exits, levels, part_used

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import floor
 
+from splitnn.cost.cost import Transfer
 from splitnn.cost.energy import EnergyPrices
-from splitnn.cost.estimate import Codecs, CostTable, Transfer, check_profiles
+from splitnn.cost.estimate import Codecs, CostTable, check_profiles
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from splitnn.cost.estimate import Transfer
+from splitnn.cost.cost import Transfer
 from splitnn.cost.network import Link, Topology
 
 NS = 10**9

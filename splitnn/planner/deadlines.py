@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations, pairwise
 
-from splitnn.cost.estimate import Codecs, nanoseconds
+from splitnn.cost.cost import nanoseconds
+from splitnn.cost.estimate import Codecs
 from splitnn.cost.expected import Shares
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile

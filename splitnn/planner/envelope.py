@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
-from splitnn.cost.estimate import Codecs, nanoseconds
+from splitnn.cost.cost import nanoseconds
+from splitnn.cost.estimate import Codecs
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph

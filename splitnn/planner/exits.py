@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 
-from splitnn.cost.estimate import Codecs, Cost, check_profiles, tabulate
+from splitnn.cost.cost import Cost
+from splitnn.cost.estimate import Codecs, check_profiles, tabulate
 from splitnn.cost.expected import Shares, deciding_tiers, expected_cost
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from splitnn.cost.cost import Transfer, nanoseconds
 from splitnn.cost.energy import EnergyPrices
-from splitnn.cost.estimate import Codecs, Transfer, check_profiles, codec_options, nanoseconds, tabulate
+from splitnn.cost.estimate import Codecs, check_profiles, codec_options, tabulate
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan

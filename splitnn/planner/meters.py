@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from splitnn.cost.cost import Transfer, nanoseconds
 from splitnn.cost.energy import EnergyPrices
-from splitnn.cost.estimate import Codecs, CostTable, Transfer, codec_options, nanoseconds, tabulate
+from splitnn.cost.estimate import Codecs, CostTable, codec_options, tabulate
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from splitnn.cost.codec_names import check_codec_names
-from splitnn.cost.estimate import Cost, CostTable, Download, Transfer, price
+from splitnn.cost.cost import Cost, Download, Transfer
+from splitnn.cost.estimate import CostTable, price
 from splitnn.graph.graph import Graph
 from splitnn.planner.line import Line, parse_line, print_line
 

@@ -6,15 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from splitnn.cost.estimate import (
-    Codecs,
-    CostTable,
-    Transfer,
-    check_profiles,
-    codec_options,
-    nanoseconds,
-    tabulate,
-)
+from splitnn.cost.cost import Transfer, nanoseconds
+from splitnn.cost.estimate import Codecs, CostTable, check_profiles, codec_options, tabulate
 from splitnn.cost.expected import Shares
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile

@@ -7,8 +7,9 @@ import random
 
 import pytest
 
+from splitnn.cost.cost import Cost, Transfer
 from splitnn.cost.energy import EnergyPrices, energy, energy_prices
-from splitnn.cost.estimate import Cost, Transfer, estimate
+from splitnn.cost.estimate import estimate
 from splitnn.cost.network import Link, Topology
 from splitnn.cost.power import DEVICES, RADIOS, DevicePower, Radio, device_power, radio
 from splitnn.cost.profile import Profile, Timing

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from splitnn.cost.estimate import Cost, estimate, nanoseconds, price, tabulate
+from splitnn.cost.cost import Cost, nanoseconds
+from splitnn.cost.estimate import estimate, price, tabulate
 from splitnn.cost.network import Host, Topology
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.errors import ProfileMismatch

@@ -15,7 +15,7 @@ import torch
 
 from device_agent.audit import AuditPolicy
 from device_agent.patience import Patience
-from splitnn.cost.estimate import Cost
+from splitnn.cost.cost import Cost
 from splitnn.cost.network import Topology
 from splitnn.errors import DeadlineExceeded, InvalidInput
 from splitnn.graph.exits import Tally

@@ -7,8 +7,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+from splitnn.cost.cost import Cost
 from splitnn.cost.energy import EnergyPrices, energy, energy_prices
-from splitnn.cost.estimate import Cost, codec_options, price
+from splitnn.cost.estimate import codec_options, price
 from splitnn.cost.power import DevicePower, Radio
 from splitnn.graph.graph import Graph
 from tests.planner.random_problems import CODECS, Problem, every_placement

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from splitnn.cost.accuracy import Calibrated, Calibration
-from splitnn.cost.estimate import Cost
+from splitnn.cost.cost import Cost
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.errors import InfeasiblePlan

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from splitnn.cost.estimate import Cost
+from splitnn.cost.cost import Cost
 from splitnn.cost.memory import peak_bytes
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile, Timing

@@ -9,8 +9,8 @@ from fractions import Fraction
 
 import pytest
 
+from splitnn.cost.cost import Cost
 from splitnn.cost.energy import EnergyPrices, energy_prices
-from splitnn.cost.estimate import Cost
 from splitnn.cost.network import Link, Topology
 from splitnn.cost.power import DevicePower, Radio
 from splitnn.errors import InfeasiblePlan

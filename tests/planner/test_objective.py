@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from splitnn.cost.cost import Cost
 from splitnn.cost.energy import EnergyPrices
-from splitnn.cost.estimate import Cost
 from splitnn.errors import InfeasiblePlan
 from splitnn.planner.choice import Choice, choose
 from splitnn.planner.constraints import Constraints

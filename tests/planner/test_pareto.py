@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
+from splitnn.cost.cost import Cost
 from splitnn.cost.energy import EnergyPrices
-from splitnn.cost.estimate import Cost
 from splitnn.planner.constraints import Constraints
 from splitnn.planner.meters import Tariff
 from splitnn.planner.pareto import pareto

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from splitnn import zoo
-from splitnn.cost.estimate import codec_options, nanoseconds, tabulate
+from splitnn.cost.cost import nanoseconds
+from splitnn.cost.estimate import codec_options, tabulate
 from splitnn.cost.features import features
 from splitnn.cost.network import Link, Topology
 from splitnn.cost.profile import CodecCost, Profile, Timing
