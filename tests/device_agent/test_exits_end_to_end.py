@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from device_agent.program import EXITS_HEALTH
 from splitnn.graph import package
 from splitnn.graph.model import Model
+from splitnn.planner.deadlines import every_policy
 from splitnn.transport.base import Answer, Request
 from splitnn.transport.open_inference import GrpcTransport
 from splitnn.zoo.fashion import sample_images
@@ -119,6 +120,8 @@ def test_sure_answers_are_checked_by_the_real_cloud_and_health_says_that_exits_c
                 assert time.monotonic() < until_s, answer.parameters
                 await asyncio.sleep(0.2)
             assert 0 <= float(answer.parameters["agreement"]) <= 1
+            found = (await client.control.get_profile(NAME, timeout_s=10)).exits
+            assert found is not None and 0 < found.checked <= found.answered
         finally:
             await client.close()
         async with grpc.aio.insecure_channel(play.agent) as channel:
@@ -126,5 +129,33 @@ def test_sure_answers_are_checked_by_the_real_cloud_and_health_says_that_exits_c
                 health_pb2.HealthCheckRequest(service=EXITS_HEALTH), timeout=5
             )
             assert checked.status == health_pb2.HealthCheckResponse.SERVING
+
+    asyncio.run(test())
+
+
+def test_a_request_that_names_its_deadline_is_answered_by_the_most_accurate_exits_within_it(play: Play) -> None:
+    """With seconds to spare all policies are in time, so that it is the most accurate of them all."""
+
+    async def test() -> None:
+        client = GrpcTransport(play.agent)
+        assert play.model.exits is not None
+        policies = every_policy(play.model.exits)
+        best = max(each.accuracy for each in policies)
+        names = {",".join(e.name for e in each.exits) for each in policies if each.accuracy == best}
+        try:
+            until_s = time.monotonic() + PATIENCE_S
+            while True:  # the first ones are answered as the plan says
+                answer = await ask(client, play, image(3), deadline_s="20")
+                if answer.parameters["exits_asked"] in names:
+                    break
+                assert time.monotonic() < until_s, answer.parameters
+                await asyncio.sleep(0.2)
+            asked = play.model.exits.only(*str(answer.parameters["exits_asked"]).split(","))
+            expected = by_hand(play.model, image(3), exits=asked)
+            assert answer.parameters["exit"] == expected.exit
+            (logits,) = answer.tensors.values()
+            torch.testing.assert_close(torch.as_tensor(logits), expected.logits)
+        finally:
+            await client.close()
 
     asyncio.run(test())
