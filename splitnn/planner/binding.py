@@ -12,11 +12,12 @@ from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
 from splitnn.planner.bounded import minimise
 from splitnn.planner.budget import Budget
-from splitnn.planner.choice import Choice, PricedProblem, Settled, settle
+from splitnn.planner.choice import Choice, Settled, settle
 from splitnn.planner.constraints import Constraints
 from splitnn.planner.meters import Tariff
 from splitnn.planner.objective import LATENCY, Objective
 from splitnn.planner.plan import Mode
+from splitnn.planner.priced import PricedProblem
 
 
 @dataclass(frozen=True, slots=True)

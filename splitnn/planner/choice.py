@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from math import floor
 
-from splitnn.cost.cost import Transfer
 from splitnn.cost.energy import EnergyPrices
-from splitnn.cost.estimate import Codecs, CostTable, check_profiles
+from splitnn.cost.estimate import Codecs
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan
 from splitnn.graph.graph import Graph
-from splitnn.planner.bounded import Outcome, Row, minimise
-from splitnn.planner.budget import Budget, describe_excess, nearest_to
+from splitnn.planner.bounded import minimise
+from splitnn.planner.budget import describe_excess, nearest_to
 from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
-from splitnn.planner.memory import Memory
-from splitnn.planner.meters import Meter, Metering, Tariff
-from splitnn.planner.objective import LATENCY, METER_UNITS, QUANTITIES, Objective, Quantity
+from splitnn.planner.meters import Tariff
+from splitnn.planner.objective import LATENCY, Objective, Quantity
 from splitnn.planner.plan import Mode, Plan
-from splitnn.planner.relaxation import Placement, Task
-
-_BARRED_FROM = 1 << 799
+from splitnn.planner.priced import PricedProblem
+from splitnn.planner.relaxation import Placement
 
 
 @dataclass(frozen=True)
@@ -138,165 +134,3 @@ def settle(problem: PricedProblem, *, effort: int) -> Settled:
         cuts=found.cuts,
     )
     return Settled(choice, best, value)
-
-
-class PricedProblem:
-    """All placements of one model that constraints leave, with a meter for each quantity that matters."""
-
-    def __init__(
-        self,
-        graph: Graph,
-        profiles: Mapping[str, Profile],
-        topology: Topology,
-        *,
-        objective: Objective,
-        constraints: Constraints,
-        codecs: Codecs,
-        mode: Mode,
-        energy: EnergyPrices | None,
-        tariff: Tariff | None,
-    ) -> None:
-        self._graph = graph
-        self._model = check_profiles(graph, profiles, topology)
-        self._hosts = [host.name for host in topology.hosts]
-        self.objective = objective
-        self._constraints = constraints
-        self._mode: Mode = mode
-        self._metering = metering = Metering(graph, profiles, topology, codecs=codecs)
-        meters = {"latency": metering.latency(), "bytes": metering.traffic()}
-        if energy is not None:
-            meters["energy"] = metering.energy(energy)
-        if tariff is not None:
-            meters["cost"] = metering.money(tariff)
-        loads = metering.loads() if objective.is_throughput else []
-        meters |= {f"load {number}": meter for number, meter in enumerate(loads)}
-        for host in constraints.memory_bytes:
-            constraints.check_hosts(self._hosts)
-            meters[f"weights {host}"] = metering.weights(self._hosts.index(host))
-        self._names = list(meters)
-        self.task = Task(
-            layout=metering.layout,
-            meters=list(meters.values()),
-            hops=metering.hops,
-            tiers=constraints.tier_ranges(graph, self._hosts),
-            barred=constraints.barred(graph, self._hosts),
-        )
-
-    def wanted(self) -> tuple[list[Row], int]:
-        """The sums to make small, and how many of their steps are one step of the objective; what is below is ties.
-
-        Raises:
-            ValueError: the objective weighs what has no prices.
-        """
-        if self.objective.is_throughput:
-            return [self._row({name: 1}) for name in self._names if name.startswith("load ")], 1
-        factors = {str(quantity): factor for quantity, factor in self.objective.factors().items()}
-        for quantity in factors:
-            if quantity not in self._names:
-                needs = "EnergyPrices of the device" if quantity == "energy" else "a Tariff"
-                raise ValueError(f"the objective weighs {quantity}: that takes {needs}")
-        if set(factors) == {"latency"}:
-            return [self._row(factors)], 1
-        scale = 1 + self.most("latency")
-        weights = {name: factor * scale for name, factor in factors.items()}
-        weights["latency"] = weights.get("latency", 0) + 1
-        return [self._row(weights)], scale
-
-    def budgets(self) -> list[Budget]:
-        """The limits that the constraints set.
-
-        Raises:
-            ValueError: energy is limited, but has no prices.
-        """
-        limits, found = self._constraints, []
-        if limits.deadline_s is not None:
-            steps = floor(Fraction(repr(float(limits.deadline_s))) * 10**9)
-            found.append(Budget("the deadline", self._row({"latency": 1}, limit=steps), "ms", 1e-6))
-        if limits.max_bytes is not None:
-            found.append(Budget("the traffic", self._row({"bytes": 1}, limit=int(limits.max_bytes)), "bytes", 1))
-        if limits.max_energy_j is not None:
-            if "energy" not in self._names:
-                raise ValueError("the energy is limited: that takes EnergyPrices of the device")
-            steps = floor(Fraction(repr(float(limits.max_energy_j))) * 10**9)
-            found.append(Budget("the energy", self._row({"energy": 1}, limit=steps), "J", 1e-9))
-        for host, budget in limits.memory_bytes.items():
-            memory = Memory(self._graph, self._hosts.index(host))
-            row = self._row({f"weights {host}": 1}, limit=int(budget), memory=memory)
-            found.append(Budget(f"the memory of {host}", row, "bytes", 1))
-        return found
-
-    def cut(self, weights: list[int]) -> Placement:
-        """The placement with the least weighted sum of the meters, whatever the budgets are.
-
-        Raises:
-            InfeasiblePlan: forbidden hosts leave none.
-        """
-        value, placement = self.task.cheapest(weights, self.task.tiers, {})
-        if value >= _BARRED_FROM:
-            layers = [layer for layer, tier in self.task.barred if placement.tiers[layer] == tier]
-            name = self._graph.layers[layers[0]].name
-            raise InfeasiblePlan(f"no host is left for layer {name!r}: where it is forbidden, other constraints put it")
-        return placement
-
-    def quickest(self, wanted: list[Row], limits: list[Row], found: Outcome, *, effort: int) -> Placement:
-        """The quickest placement, as far as ``effort`` goes, that is worth as much as the one that was found."""
-        kept = [replace(row, limit=found.value) for row in wanted]
-        quicker = minimise(self.task, [self._row({"latency": 1}), *kept, *limits], start=found.best, effort=effort)
-        if quicker.best is None:
-            raise RuntimeError("defect of the planner: the placement to start from was lost")
-        return quicker.best
-
-    def amounts(self, placement: Placement) -> dict[Quantity, float]:
-        """What a placement takes of each quantity that has a price."""
-        shown = dict(zip(self._names, placement.amounts, strict=True))
-        return {name: float(shown[name] * METER_UNITS[name]) for name in QUANTITIES if name in shown}
-
-    def plan(self, placement: Placement) -> Plan:
-        """The plan of a placement, priced as ``estimate`` does it."""
-        plan = Plan.priced(
-            self._graph,
-            placement.tiers,
-            table=self._table(placement),
-            model=self._model,
-            hosts=self._hosts,
-            mode=self._mode,
-        )
-        expected = placement.amounts[self._names.index("latency")]
-        if plan.predicted.latency_ns != expected:
-            raise RuntimeError(
-                f"defect of the planner: the meters say {expected} ns, the estimate {plan.predicted.latency_ns} ns"
-            )
-        return plan
-
-    def peak_bytes(self, placement: Placement) -> tuple[int, ...]:
-        """What each host needs of its memory."""
-        return tuple(Memory(self._graph, tier).peak_bytes(placement.tiers) for tier in range(len(self._hosts)))
-
-    def meter(self, name: str) -> int:
-        """The number of a quantity's meter in the task."""
-        return self._names.index(name)
-
-    def most(self, name: str) -> int:
-        """What no placement exceeds of a quantity, in steps of its meter."""
-        return _most(self.task.meters[self.meter(name)])
-
-    def _row(self, weights: Mapping[str, int], *, limit: int | None = None, memory: Memory | None = None) -> Row:
-        return Row(tuple([weights.get(name, 0) for name in self._names]), limit, memory)
-
-    def _table(self, placement: Placement) -> CostTable:
-        """The costs with the codecs of that placement."""
-        metering = self._metering
-        transfers: dict[str, tuple[Transfer, ...]] = {}
-        for number, tensor in enumerate(metering.tensors):
-            transfers[tensor] = tuple(
-                [metering.options[hop][number][placement.choices[hop][number]] for hop in range(metering.hops)]
-            )
-        return replace(metering.table, transfers=transfers)
-
-
-def _most(meter: Meter) -> int:
-    """What no placement exceeds."""
-    return meter.on_device + sum(
-        sum(max(0, step) for step in move) + sum(max(costs) for costs in ways) + use
-        for move, ways, use in zip(meter.move, meter.ways, meter.use, strict=True)
-    )

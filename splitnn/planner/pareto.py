@@ -18,11 +18,11 @@ from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
 from splitnn.planner.bounded import Row, minimise
-from splitnn.planner.choice import PricedProblem
 from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
 from splitnn.planner.meters import Tariff
 from splitnn.planner.objective import LATENCY, METER_UNITS, OBJECTIVES, QUANTITIES, THROUGHPUT
 from splitnn.planner.plan import Mode, Plan
+from splitnn.planner.priced import PricedProblem
 from splitnn.planner.relaxation import Placement
 
 _LONGEST_WALK = 30
