@@ -59,6 +59,9 @@ def add_parser(subparsers: Any) -> None:
         help="side of what is coded together (default 1)",
     )
     parser.add_argument("--minutes", metavar="M", type=_step, default=10.0, help="of training a step (default 10)")
+    parser.add_argument(
+        "--batches", metavar="N", type=int, help="train for so many batches instead: repeatable to the last bit"
+    )
     parser.add_argument("--count", metavar="N", type=int, default=800, help="samples to fit to (default 800)")
     parser.add_argument("--held-out", metavar="N", type=int, default=300, help="samples to judge by (default 300)")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of samples and training (default 0)")
@@ -78,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from splitnn.graph import package
     from splitnn.tuning.bottleneck import cut_tensor
     from splitnn.tuning.fitting import ground, transform_versions
-    from splitnn.tuning.training import learned_versions
+    from splitnn.tuning.training import by_clock, by_count, learned_versions
     from splitnn.zoo.datasets import samples
 
     model = open_model(args.model)
@@ -97,7 +100,12 @@ def run(args: argparse.Namespace) -> int:
             made = transform_versions(given, steps=steps, patch=args.patch, seed=args.seed, progress=progress)
         else:
             made = learned_versions(
-                given, steps=steps, patch=args.patch, minutes=args.minutes, seed=args.seed, progress=progress
+                given,
+                steps=steps,
+                patch=args.patch,
+                pace=lambda: by_clock(60 * args.minutes) if args.batches is None else by_count(args.batches),
+                seed=args.seed,
+                progress=progress,
             )
         for step, version in zip(steps, made, strict=True):
             recipe = version.recipe

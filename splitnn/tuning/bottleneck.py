@@ -1,4 +1,4 @@
-"""A bottleneck: an encoder to few small whole numbers, a decoder back, grown into a model at one of its tensors.
+"""A bottleneck (``zoo.autoencoder``) grown into a model at one of its tensors.
 
 What crosses a cut between the two is an int8 tensor that a lossless codec makes small: the model with the bottleneck
 is a version of its own, and each of its cuts answers exactly as the whole of it does.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from splitnn.errors import InvalidInput
@@ -19,71 +18,10 @@ from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
 from splitnn.graph.naming import tensor_named
 from splitnn.graph.recipe import Recipe
+from splitnn.zoo.autoencoder import Bottleneck
 
 NAME = "bottleneck"
 """Layers that are grown in are called so."""
-
-_LARGEST = 127
-
-
-class Encoder(nn.Module):
-    """Patches of (N, C, H, W) to whole numbers, int8 (N, K, H / patch, W / patch).
-
-    A value within ``dead_zone`` of half a step counts as none: zeros are what a lossless codec makes smallest.
-    """
-
-    def __init__(self, channels: int, symbols: int, *, patch: int, dead_zone: float = 0.0) -> None:
-        super().__init__()
-        self.project = nn.Conv2d(channels, symbols, patch, stride=patch)
-        self.dead_zone = dead_zone
-
-    def scaled(self, x: torch.Tensor) -> torch.Tensor:
-        """What is about to be rounded, in steps: (N, K, H / patch, W / patch)."""
-        y: torch.Tensor = self.project(x)
-        return y - y.clamp(-self.dead_zone, self.dead_zone) if self.dead_zone else y
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.scaled(x).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
-
-
-class Decoder(nn.Module):
-    """Whole numbers (N, K, h, w) back to (N, C, h * patch, w * patch): linear, and a residual that may be learned."""
-
-    def __init__(self, symbols: int, channels: int, *, patch: int, kernel: int = 3, hidden: int = 0) -> None:
-        super().__init__()
-        self.linear = nn.Conv2d(symbols, channels * patch * patch, kernel, padding=kernel // 2)
-        self.spread = nn.PixelShuffle(patch) if patch > 1 else nn.Identity()
-        self.residual: nn.Module | None = None
-        if hidden:
-            last = nn.Conv2d(hidden, channels * patch * patch, 1)
-            nn.init.zeros_(last.weight)  # it starts as the linear decoder alone
-            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-            self.residual = nn.Sequential(
-                nn.Conv2d(symbols, hidden, 3, padding=1),
-                nn.ReLU(),
-                nn.Conv2d(hidden, hidden, 3, padding=1, groups=max(1, hidden // 16)),
-                nn.ReLU(),
-                last,
-            )
-
-    def forward(self, symbols: torch.Tensor) -> torch.Tensor:
-        x = symbols.float()
-        y = self.linear(x) if self.residual is None else self.linear(x) + self.residual(x)
-        found: torch.Tensor = self.spread(y)
-        return found
-
-
-class Bottleneck(nn.Module):
-    """Encoder and decoder, one after the other."""
-
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.decoder(self.encoder(x))
-        return found
 
 
 def cut_tensor(model: Model, text: str) -> str:
@@ -144,7 +82,7 @@ def crossing_tensor(version: Model) -> str:
     made = [
         tensor
         for tensor, layer in version.graph.producer.items()
-        if layer.startswith(f"{NAME}.") and version.graph.tensors[tensor].dtype == "int8"
+        if NAME in layer.split(".") and version.graph.tensors[tensor].dtype == "int8"
     ]
     if not made:
         raise ValueError("the model has no bottleneck")

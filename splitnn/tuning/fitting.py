@@ -12,11 +12,12 @@ from splitnn.graph.extract import extract
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import Drop, Recipe, Setting
 from splitnn.transport.codec import CODECS
-from splitnn.tuning.bottleneck import Bottleneck, crossing_tensor, insert, patch_that_fits
+from splitnn.tuning.bottleneck import crossing_tensor, insert, patch_that_fits
 from splitnn.tuning.drops import answers_of, changes, drop_of
 from splitnn.tuning.evaluation import Progress, Samples, batch_size, silent, values_on
 from splitnn.tuning.sensitivity import gradients
 from splitnn.tuning.transform import Basis, basis, transform_bottleneck
+from splitnn.zoo.autoencoder import Bottleneck
 
 CODEC = "entropy"
 """What the symbols travel in."""

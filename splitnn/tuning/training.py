@@ -2,9 +2,9 @@
 
 The loss is what the answers change by, in nats, and the length of the symbols, in bits, at the rate of exchange that
 the closed form has where training starts. Rounding is a straight-through estimate for the answers and uniform noise
-for the length (Ballé et al. 2017); the length is that under a logistic distribution for each channel, learned along.
-First on the tensor alone, where a disturbance costs what the Fisher information says: many cheap steps. Then through
-the rest of the model (BottleFit, Matsubara et al. 2022; SC2 Benchmark, 2023).
+for the length (Ballé et al. 2017). Gradients come through the rest of the model (BottleFit, Matsubara et al. 2022;
+SC2 Benchmark, 2023). Few photos go far because none is seen twice alike: the tensor is mirrored, and blended with
+another photo's or patched with a piece of it, and what the model answers to that is the teacher.
 """
 
 from __future__ import annotations
@@ -13,177 +13,198 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from splitnn.graph.model import Model
-from splitnn.tuning.bottleneck import Bottleneck, Decoder, patches_of
+from splitnn.graph.recipe import Setting
 from splitnn.tuning.drops import answers_of
 from splitnn.tuning.evaluation import Progress, silent
 from splitnn.tuning.fitting import Ground, judged, transform_basis
-from splitnn.tuning.sensitivity import answer_from
+from splitnn.tuning.sensitivity import answering
+from splitnn.tuning.symbol_bits import LogisticBits, rounded
 from splitnn.tuning.transform import Basis, transform_bottleneck
+from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder
 
-_HIDDEN = 64
+Pace = Callable[[int], float]
+"""What share of the training is over after so many batches."""
+
+_HIDDEN = {"encoder": 48, "decoder": 96}  # channels of what is learned beside the closed form
 _BATCH = 16
-_ALONE = 0.4  # of the time: on the tensor alone
-_RATES = {"alone": 1e-3, "through": 3e-4}  # Adam's, at the start of each part; they fall to nothing
+_RATES = {"project": 0.01, "encoder": 5e-4, "linear": 2e-4, "residual": 1e-3, "bits": 3e-3}
+"""Adam's, at their highest; that of the encoder's projection is in units of its weights' size."""
+_WARM_UP = 100  # batches
+_MOST_KEPT = 0.998  # of the running mean of the weights, a batch
 _WIDER = 1.25  # the step at which the rate of exchange is read off
-_LEAST_MASS = 1e-6
-_WATCHED = 5  # one photo in so many is not trained on, but watched
+_BLENDED, _PATCHED = 0.25, 0.25  # shares of the batches
+_WATCHED = 8  # one photo in so many is not trained on, but watched
 _MOST_WATCHED = 96  # samples of them
-_WATCH_EVERY = 0.1  # of each part
+_WATCH_EVERY = 0.1
+
+
+def by_count(batches: int) -> Pace:
+    """So many batches: what comes out depends on the seed alone."""
+    return lambda done: done / batches
+
+
+def by_clock(seconds: float, *, now: Callable[[], float] = time.monotonic) -> Pace:
+    """As many batches as there is time for, from now on."""
+    start = now()
+    return lambda done: (now() - start) / seconds
 
 
 def learned_versions(
-    given: Ground, *, steps: Sequence[float], patch: int = 1, minutes: float, seed: int = 0, progress: Progress = silent
+    given: Ground,
+    *,
+    steps: Sequence[float],
+    patch: int = 1,
+    pace: Callable[[], Pace],
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Iterator[Model]:
-    """For each step the version whose bottleneck was trained for ``minutes`` from the closed-form one of that step.
+    """For each step the version whose bottleneck was trained from the closed-form one of that step.
 
     Raises:
         InvalidInput, ValueError: as ``transform_versions``.
     """
     found = transform_basis(given, patch=patch, seed=seed, progress=progress)
     for step in steps:
-        made = transform_bottleneck(given.values, found, step=step)
-        wider = transform_bottleneck(given.values, found, step=step * _WIDER)
-        exchange = _exchange(given, found, made, wider)
-        grown = _with_residual(made)
-        Training(given, found, grown, exchange=exchange, seed=seed).run(60 * minutes, progress=progress)
-        settings = {"step": step, "patch": patch, "minutes": minutes, "seed": seed, "nats_a_bit": exchange}
-        yield judged(given, grown.eval(), method="learned", settings=settings)
+        made, settings = learned_bottleneck(given, found, step=step, pace=pace(), seed=seed, progress=progress)
+        yield judged(given, made, method="learned", settings={"patch": patch, **settings})
 
 
-class LogisticBits(nn.Module):
-    """Bits of symbols (N, K, h, w), each channel a logistic distribution of its own."""
+def learned_bottleneck(
+    given: Ground, found: Basis, *, step: float, pace: Pace, seed: int = 0, progress: Progress = silent
+) -> tuple[Bottleneck, dict[str, Setting]]:
+    """The bottleneck that was trained from the closed-form one of that step on, and what it was trained with.
 
-    def __init__(self, spread: torch.Tensor) -> None:
-        """``spread`` (K,): mean absolute value of each channel's symbols, from which the distributions start."""
-        super().__init__()
-        self.log_scale = nn.Parameter((spread.clamp(min=0.02) / (2 * math.log(2))).log()[:, None, None])
-        self.centre = nn.Parameter(torch.zeros(len(spread), 1, 1))
-
-    def forward(self, symbols: torch.Tensor) -> torch.Tensor:
-        """The sum over everything but samples: (N,)."""
-        scale = self.log_scale.exp()
-        distance = (symbols - self.centre).abs()
-        # the mass between two points on one side of the centre: no difference of numbers near 1
-        mass = torch.sigmoid((0.5 - distance) / scale) - torch.sigmoid((-0.5 - distance) / scale)
-        bits: torch.Tensor = -mass.clamp(min=_LEAST_MASS).log2().sum((1, 2, 3))
-        return bits
-
-
-def rounded(scaled: torch.Tensor) -> torch.Tensor:
-    """Whole numbers forwards, as if nothing had happened backwards."""
-    clamped = scaled.clamp(-127, 127)
-    return clamped + (clamped.round() - clamped).detach()
+    Raises:
+        ValueError: as ``transform_bottleneck``.
+    """
+    made = transform_bottleneck(given.values, found, step=step)
+    wider = transform_bottleneck(given.values, found, step=step * _WIDER)
+    grown = with_residuals(made, seed=seed)
+    training = Training(given, grown, exchange=exchange_rate(given, made, wider), seed=seed)
+    training.run(pace, progress=progress)
+    return grown.eval(), {"step": step, "batches": training.batches, "seed": seed, "nats_a_bit": training.exchange}
 
 
 class Training:
     """One bottleneck in training."""
 
-    def __init__(
-        self,
-        given: Ground,
-        found: Basis,
-        bottleneck: Bottleneck,
-        *,
-        exchange: float,
-        seed: int,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, given: Ground, bottleneck: Bottleneck, *, exchange: float, seed: int) -> None:
         """``exchange``: the nats that one bit may cost."""
-        self._now = now
-        self._rows = torch.empty(0, dtype=torch.long)
-        self._best: tuple[float, dict[str, Any]] = (math.inf, {})
-        self._given, self._found, self._net, self._exchange = given, found, bottleneck, exchange
+        self.exchange = exchange
+        self.batches = 0
+        self._given, self._net = given, bottleneck
+        self._mean = copy.deepcopy(bottleneck)  # the running mean of the weights, which is what is kept
+        self._best = (math.inf, copy.deepcopy(bottleneck.state_dict()))
+        self._answer = answering(given.model, given.tensor, answers=answers_of(given.model))
         self._generator = torch.Generator().manual_seed(seed)
         with torch.inference_mode():
             symbols = torch.cat([bottleneck.encoder(part) for part in given.values[:64].split(_BATCH)]).float()
         self._bits = LogisticBits(symbols.abs().mean((0, 2, 3)).clone())
+        self._mean_bits = copy.deepcopy(self._bits)
         photos = sorted(set(given.origins))
         watched = set(photos[::_WATCHED]) if len(photos) >= _WATCHED else set()
-        self._watched = torch.tensor(
-            [i for i, origin in enumerate(given.origins) if origin in watched], dtype=torch.long
-        )
-        self._taught = torch.tensor(
-            [i for i, origin in enumerate(given.origins) if origin not in watched], dtype=torch.long
-        )
+        rows = torch.arange(len(given.origins))
+        is_watched = torch.tensor([origin in watched for origin in given.origins])
+        self._taught, kept_out = rows[~is_watched], rows[is_watched]
+        self._watched = kept_out[torch.randperm(len(kept_out), generator=self._generator)[:_MOST_WATCHED]]
 
     def loss(self, rows: torch.Tensor) -> float:
-        """Nats and exchanged bits of samples, without noise and through the rest of the model."""
+        """Nats and exchanged bits of samples with the weights' running mean, without noise and unaltered."""
         with torch.inference_mode():
             total = 0.0
             for part in rows.split(_BATCH):
-                symbols = self._net.encoder(self._given.values[part]).float()
-                cost = self._through(self._net.decoder(symbols).clone(), part)
-                total += float(cost + self._exchange * self._bits(symbols).mean()) * len(part)
+                symbols = self._mean.encoder(self._given.values[part]).float()
+                lost = nats(self._given.teacher[part], self._answer(self._mean.decoder(symbols)))
+                total += float(lost + self.exchange * self._mean_bits(symbols).mean()) * len(part)
             return total / len(rows)
 
-    def run(self, seconds: float, *, progress: Progress = silent) -> None:
-        """Train for that long, and keep what did best on photos that were not trained on."""
-        rows = self._watched[torch.randperm(len(self._watched), generator=self._generator)[:_MOST_WATCHED]]
-        self._rows, self._best = rows, (math.inf, copy.deepcopy(self._net.state_dict()))
+    def run(self, pace: Pace, *, progress: Progress = silent) -> None:
+        """Train, and keep what did best on photos that were not trained on."""
+        optimiser = torch.optim.Adam(self._groups(), betas=(0.9, 0.99))
+        highest = [group["lr"] for group in optimiser.param_groups]
+        clipped = [*self._net.decoder.parameters(), *self._bits.parameters()]
         self._watch()
-        self._part(seconds * _ALONE, _RATES["alone"], self._alone, progress)
-        self._part(seconds * (1 - _ALONE), _RATES["through"], self._through, progress)
-        self._net.load_state_dict(self._best[1])
-
-    def _watch(self) -> None:
-        """Compare with the best until now."""
-        now = self.loss(self._rows) if len(self._rows) else -math.inf
-        if now < self._best[0] or now == -math.inf:
-            self._best = (now, copy.deepcopy(self._net.state_dict()))
-
-    def _part(
-        self,
-        seconds: float,
-        rate: float,
-        cost: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        progress: Progress,
-    ) -> None:
-        """Adam with a rate that falls along a cosine to nothing when the time is over."""
-        encoder = list(self._net.encoder.parameters())
-        others = [*self._net.decoder.parameters(), *self._bits.parameters()]
-        # the encoder starts where it should be, in units of a step; its weights are small numbers
-        optimiser = torch.optim.Adam([{"params": encoder, "lr": rate / 10}, {"params": others, "lr": rate}])
-        start_rates = [group["lr"] for group in optimiser.param_groups]
-        start, watched_next = self._now(), _WATCH_EVERY
-        self._net.train()
-        while (share := (self._now() - start) / seconds) < 1:
-            for group, first in zip(optimiser.param_groups, start_rates, strict=True):
-                group["lr"] = first * (1 + math.cos(math.pi * share)) / 2
-            rows = self._taught[torch.randint(len(self._taught), (_BATCH,), generator=self._generator)]
-            loss = self._loss(rows, cost)
-            progress(share, f"training, {cost.__name__.strip('_')}: loss {loss.item():.4f}")
+        watched_next = _WATCH_EVERY
+        while (share := pace(self.batches)) < 1:
+            height = min(1.0, (self.batches + 1) / _WARM_UP) * (1 + math.cos(math.pi * share)) / 2
+            for group, rate in zip(optimiser.param_groups, highest, strict=True):
+                group["lr"] = rate * height
+            loss = self._loss()
+            progress(share, f"training, batch {self.batches + 1}: loss {loss.item():.4f}")
             optimiser.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(others, 1.0)
+            nn.utils.clip_grad_norm_(clipped, 1.0)
             optimiser.step()
+            self.batches += 1
+            self._follow()
             if share >= watched_next:
                 watched_next += _WATCH_EVERY
                 self._watch()
         self._watch()
+        self._net.load_state_dict(self._best[1])
 
-    def _loss(self, rows: torch.Tensor, cost: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        x = self._given.values[rows]
+    def _groups(self) -> list[dict[str, object]]:
+        encoder, decoder = self._net.encoder, self._net.decoder
+        size = float(encoder.project.weight.detach().square().mean().sqrt())  # it starts where it should be, and small
+        beside = [parameter for name, parameter in encoder.named_parameters() if name != "project.weight"]
+        further = [] if decoder.residual is None else list(decoder.residual.parameters())
+        return [
+            {"params": [encoder.project.weight], "lr": _RATES["project"] * size},
+            {"params": beside, "lr": _RATES["encoder"]},
+            {"params": list(decoder.linear.parameters()), "lr": _RATES["linear"]},
+            {"params": further, "lr": _RATES["residual"]},
+            {"params": list(self._bits.parameters()), "lr": _RATES["bits"]},
+        ]
+
+    def _follow(self) -> None:
+        """The running mean takes the new weights in; at first it forgets soon."""
+        kept = min(_MOST_KEPT, self.batches / (self.batches + 20))
+        followed = ((self._mean, self._net), (self._mean_bits, self._bits))
+        with torch.no_grad():
+            for followers, leaders in followed:
+                for mean, weight in zip(followers.parameters(), leaders.parameters(), strict=True):
+                    mean.lerp_(weight, 1 - kept)
+
+    def _watch(self) -> None:
+        """Compare with the best until now; with nothing to watch the last is the best."""
+        now = self.loss(self._watched) if len(self._watched) else -math.inf
+        if now < self._best[0] or now == -math.inf:
+            self._best = (now, copy.deepcopy(self._mean.state_dict()))
+
+    def _loss(self) -> torch.Tensor:
+        rows = self._taught[torch.randint(len(self._taught), (_BATCH,), generator=self._generator)]
+        x = varied(self._given.values[rows], self._generator)
+        with torch.no_grad():
+            teacher = self._answer(x)
         scaled = self._net.encoder.scaled(x)
         noise = torch.rand(scaled.shape, generator=self._generator) - 0.5
-        bits = self._bits(scaled + noise)
-        decoded = self._net.decoder(rounded(scaled))
-        loss: torch.Tensor = cost(decoded, rows) + self._exchange * bits.mean()
+        bits = self._bits(scaled + noise).mean()
+        logits = self._answer(self._net.decoder(rounded(scaled)))
+        loss: torch.Tensor = nats(teacher, logits) + self.exchange * bits
         return loss
 
-    def _alone(self, decoded: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return felt_nats(decoded - self._given.values[rows], self._found)
 
-    def _through(self, decoded: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        model = self._given.model
-        logits = answer_from(model, self._given.tensor, decoded, answers=answers_of(model))
-        return nats(self._given.teacher[rows], logits)
+def varied(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Samples (N, C, H, W), half of them mirrored; in some batches each blended with another one, or patched."""
+    draw = torch.rand(8, generator=generator).tolist()
+    mirrored = torch.rand(len(values), 1, 1, 1, generator=generator) < 0.5
+    values = torch.where(mirrored, values.flip(3), values)
+    others = values.roll(1, 0)
+    if draw[0] < _BLENDED:
+        return values.lerp(others, 0.2 + 0.3 * draw[1])
+    if draw[0] < _BLENDED + _PATCHED:
+        height, width = values.shape[2:]
+        tall, wide = (max(1, round(side * (0.25 + 0.5 * each))) for side, each in ((height, draw[2]), (width, draw[3])))
+        top, left = round((height - tall) * draw[4]), round((width - wide) * draw[5])
+        values = values.clone()
+        values[:, :, top : top + tall, left : left + wide] = others[:, :, top : top + tall, left : left + wide]
+    return values
 
 
 def nats(teacher: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -191,34 +212,41 @@ def nats(teacher: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return functional.kl_div(logits.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean")
 
 
-def felt_nats(disturbance: torch.Tensor, found: Basis) -> torch.Tensor:
-    """What a small disturbance (N, C, H, W) changes answers by, as the Fisher information has it; the mean."""
-    rows = patches_of(disturbance, found.patch).permute(0, 2, 3, 1)  # (N, h, w, D)
-    return found.nats * (rows @ found.directions.T).square().sum((1, 2, 3)).mean()
-
-
-def _exchange(given: Ground, found: Basis, made: Bottleneck, wider: Bottleneck) -> float:
+def exchange_rate(given: Ground, made: Bottleneck, wider: Bottleneck) -> float:
     """Nats that a bit saves where two closed-form bottlenecks lie."""
-    model = given.model
-    answers = answers_of(model)
+    answer = answering(given.model, given.tensor, answers=answers_of(given.model))
     lost, length = [], []
+    rows = torch.linspace(0, len(given.values) - 1, min(len(given.values), 16 * _BATCH)).long()
     with torch.inference_mode():
         for each in (made, wider):
-            x, teacher = given.values[: 4 * _BATCH], given.teacher[: 4 * _BATCH]
-            symbols = each.encoder(x)
-            decoded = each.decoder(symbols).split(_BATCH)
-            logits = torch.cat([answer_from(model, given.tensor, part.clone(), answers=answers) for part in decoded])
-            lost.append(float(nats(teacher, logits)))
-            length.append(float(LogisticBits(symbols.float().abs().mean((0, 2, 3)))(symbols.float()).mean()))
+            symbols = [each.encoder(given.values[part]).float() for part in rows.split(_BATCH)]
+            logits = torch.cat([answer(each.decoder(part)) for part in symbols])
+            coded = torch.cat(symbols)
+            lost.append(float(nats(given.teacher[rows], logits)))
+            length.append(float(LogisticBits(coded.abs().mean((0, 2, 3)))(coded).mean()))
     return max(0.0, lost[1] - lost[0]) / max(1.0, length[0] - length[1])
 
 
-def _with_residual(made: Bottleneck) -> Bottleneck:
-    """The same bottleneck, with a decoder that can learn more."""
-    old = made.decoder
-    kernel = old.linear.kernel_size[0]
-    patch = made.encoder.project.kernel_size[0]
-    channels = old.linear.out_channels // patch**2
-    decoder = Decoder(old.linear.in_channels, channels, patch=patch, kernel=kernel, hidden=_HIDDEN)
-    decoder.linear.load_state_dict(old.linear.state_dict())
-    return Bottleneck(made.encoder, decoder)
+def with_residuals(made: Bottleneck, *, seed: int = 0) -> Bottleneck:
+    """The same bottleneck, with an encoder and a decoder that can learn more."""
+    project, linear = made.encoder.project, made.decoder.linear
+    patch = project.kernel_size[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Encoder(
+            project.in_channels,
+            project.out_channels,
+            patch=patch,
+            dead_zone=made.encoder.dead_zone,
+            hidden=_HIDDEN["encoder"],
+        )
+        decoder = Decoder(
+            linear.in_channels,
+            linear.out_channels // patch**2,
+            patch=patch,
+            kernel=linear.kernel_size[0],
+            hidden=_HIDDEN["decoder"],
+        )
+    encoder.project.load_state_dict(project.state_dict())
+    decoder.linear.load_state_dict(linear.state_dict())
+    return Bottleneck(encoder, decoder)

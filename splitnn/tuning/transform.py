@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from splitnn.tuning.bottleneck import Bottleneck, Decoder, Encoder, patches_of
+from splitnn.tuning.bottleneck import patches_of
+from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder
 
 _LEAST_FEELING = 1.0  # times the mean information, added to all directions: less would trust few photos too much
 _MOST_TERMS = 2048  # of the linear decoder: beyond, it looks at one place only

@@ -24,7 +24,8 @@ from splitnn.runtime.verify import check
 from splitnn.transport.codec import CODECS
 from splitnn.tuning.bottleneck import crossing_tensor, cut_tensor, patches_of, pixels_of
 from splitnn.tuning.fitting import Ground, ground, transform_basis, transform_versions
-from splitnn.tuning.training import LogisticBits, Training, _with_residual, rounded
+from splitnn.tuning.symbol_bits import LogisticBits, rounded
+from splitnn.tuning.training import Training, by_clock, by_count, varied, with_residuals
 from splitnn.tuning.transform import transform_bottleneck
 from splitnn.zoo.sources import open_model
 
@@ -123,28 +124,83 @@ def test_patches_and_pixels_are_inverse() -> None:
 def test_training_lowers_what_it_is_to_lower() -> None:
     _, given = made()
     found = transform_basis(given, patch=1, seed=0)
-    net = _with_residual(transform_bottleneck(given.values, found, step=1.0))
-    ticks = itertools.count()
-    training = Training(given, found, net, exchange=1e-4, seed=0, now=lambda: float(next(ticks)))
+    net = with_residuals(transform_bottleneck(given.values, found, step=1.0))
+    training = Training(given, net, exchange=1e-4, seed=0)
     rows = torch.arange(64)
     before = training.loss(rows)
-    training.run(250.0)
+    training.run(by_count(250))
+    assert training.batches == 250
     assert training.loss(rows) < 0.98 * before
+
+
+def test_training_for_a_number_of_batches_repeats_to_the_last_bit() -> None:
+    _, given = made()
+    found = transform_basis(given, patch=1, seed=0)
+
+    def trained(seed: int) -> dict[str, torch.Tensor]:
+        net = with_residuals(transform_bottleneck(given.values, found, step=1.0), seed=seed)
+        Training(given, net, exchange=1e-4, seed=seed).run(by_count(12))
+        return net.state_dict()
+
+    first, again, other = trained(1), trained(1), trained(2)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_clock_ends_training_when_its_time_is_over() -> None:
+    ticks = itertools.count()
+    pace = by_clock(4.0, now=lambda: float(next(ticks)))
+    assert [pace(done) for done in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.25]
+
+
+def test_varied_samples_are_made_of_the_given_ones_and_differ_from_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.arange(6.0).view(6, 1, 1, 1) + torch.linspace(0, 0.5, 8).view(1, 1, 1, 8).expand(6, 2, 8, 8)
+    kinds = set()
+    for _ in range(60):
+        found = varied(values, generator)
+        assert found.shape == values.shape and found.min() >= 0 and found.max() <= 5.5
+        mixed = (found.amax((1, 2, 3)) - found.amin((1, 2, 3))) > 0.6  # a piece of another sample is in it
+        kinds.add("patched" if mixed.any() else "whole")
+        mirrored = (found[:, 0, 0, 0] > found[:, 0, 0, 7]).float().mean()
+        kinds.add("some mirrored" if 0 < mirrored < 1 else "all alike")
+    assert {"patched", "whole", "some mirrored"} <= kinds
 
 
 def test_residual_decoder_starts_as_the_linear_one() -> None:
     _, given = made()
     plain = transform_bottleneck(given.values, transform_basis(given, patch=2, seed=0), step=0.5)
-    torch.testing.assert_close(_with_residual(plain)(given.held_out), plain(given.held_out))
+    torch.testing.assert_close(with_residuals(plain)(given.held_out), plain(given.held_out))
+
+
+def logistic(count: int, scale: float, *, seed: int = 0) -> torch.Tensor:
+    """Whole numbers (count, 1, 150, 150) that depend on nothing around them."""
+    uniform = torch.rand(count, 1, 150, 150, generator=torch.Generator().manual_seed(seed)).clamp(1e-6, 1 - 1e-6)
+    return (scale * (uniform / (1 - uniform)).log()).round()
 
 
 def test_bits_of_logistic_numbers_are_their_entropy() -> None:
-    uniform = torch.rand(4, 1, 300, 300, generator=torch.Generator().manual_seed(0)).clamp(1e-6, 1 - 1e-6)
     scale = 3.0
-    numbers = (scale * (uniform / (1 - uniform)).log()).round()
-    estimate = LogisticBits(torch.tensor([2 * math.log(2) * scale]))(numbers).sum() / numbers.numel()
+    numbers = logistic(16, scale)
+    bits = LogisticBits(torch.tensor([2 * math.log(2) * scale]))
+    with torch.no_grad():
+        bits.by_near.zero_()
+        bits.by_place.zero_()
+        estimate = bits(numbers).sum() / numbers.numel()
     share = torch.unique(numbers, return_counts=True)[1] / numbers.numel()
     torch.testing.assert_close(estimate, -(share * share.log2()).sum(), rtol=0.01, atol=0)
+
+
+def test_numbers_whose_size_their_neighbours_tell_take_fewer_bits() -> None:
+    numbers = torch.cat((logistic(4, 0.7), logistic(4, 6.0)))  # quiet pictures and lively ones, in one channel
+    bits = LogisticBits(numbers.abs().mean((0, 2, 3)))
+    with torch.no_grad():
+        bits.by_place.zero_()
+        bits.by_near.fill_(0.9)
+        told = bits(numbers).mean()
+        bits.by_near.zero_()
+        untold = bits(numbers).mean()
+    assert told < 0.97 * untold
 
 
 def test_rounding_is_whole_numbers_forwards_and_nothing_backwards() -> None:
@@ -171,6 +227,14 @@ def test_command_writes_versions_that_check_explains(tmp_path: Path, capsys: pyt
     learned = ["--method", "learned", "--minutes", "0.02", "--step", "0.7"]
     assert main([*command, "--cut", "head", *learned, *again]) == 0
     assert "learned bottleneck" in capsys.readouterr().out
+    digests = []
+    for name in ("one", "other"):
+        out_of = ["--out", str(tmp_path / name), "--json"]
+        assert main([*command, "--cut", "head", *learned, "--batches", "3", *out_of]) == 0
+        (version,) = json.loads(capsys.readouterr().out)["versions"]
+        assert version["recipe"]["settings"]["batches"] == 3
+        digests.append(version["digest"])
+    assert digests[0] == digests[1]
 
     for wrong, said in (
         (["--cut", "nowhere", *again], "'nowhere'"),

@@ -1,0 +1,114 @@
+"""An encoder to few small whole numbers and a decoder back, which lie between two layers of a model.
+
+``splitnn.tuning`` fits and trains such pairs; the zoo holds a trained one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_LARGEST = 127
+
+
+class Encoder(nn.Module):
+    """Patches of (N, C, H, W) to whole numbers, int8 (N, K, H / patch, W / patch): linear, and what may be learned.
+
+    A value within ``dead_zone`` of half a step counts as none: zeros are what a lossless codec makes smallest.
+    """
+
+    def __init__(self, channels: int, symbols: int, *, patch: int, dead_zone: float = 0.0, hidden: int = 0) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(channels, symbols, patch, stride=patch)
+        self.dead_zone = dead_zone
+        self.residual: nn.Module | None = None
+        if hidden:
+            around = nn.Conv2d(channels, hidden, 3 if patch == 1 else patch + 2, stride=patch, padding=1)
+            self.residual = nn.Sequential(around, nn.ReLU(), _silent_at_first(hidden, symbols))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """What is about to be rounded, in steps: (N, K, H / patch, W / patch)."""
+        y: Tensor = self.project(x)
+        if self.residual is not None:
+            y = y + self.residual(x)
+        return y - y.clamp(-self.dead_zone, self.dead_zone) if self.dead_zone else y
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
+
+
+class Decoder(nn.Module):
+    """Whole numbers (N, K, h, w) back to (N, C, h * patch, w * patch): linear, and a residual that may be learned."""
+
+    def __init__(self, symbols: int, channels: int, *, patch: int, kernel: int = 3, hidden: int = 0) -> None:
+        super().__init__()
+        self.linear = nn.Conv2d(symbols, channels * patch * patch, kernel, padding=kernel // 2)
+        self.spread = nn.PixelShuffle(patch) if patch > 1 else nn.Identity()
+        self.residual: nn.Module | None = None
+        if hidden:
+            self.residual = nn.Sequential(
+                nn.Conv2d(symbols, hidden, 3, padding=1),
+                nn.ReLU(),
+                _Further(hidden),
+                _Further(hidden),
+                _silent_at_first(hidden, channels * patch * patch),
+            )
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        x = symbols.float()
+        y = self.linear(x) if self.residual is None else self.linear(x) + self.residual(x)
+        found: Tensor = self.spread(y)
+        return found
+
+
+class _Further(nn.Module):
+    """Adds what the places around say (He et al., arXiv 1512.03385)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.around = nn.Conv2d(channels, channels, 3, padding=1, groups=max(1, channels // 24))
+        self.mix = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = functional.relu(x + self.mix(functional.relu(self.around(x))))
+        return y
+
+
+def _silent_at_first(hidden: int, channels: int) -> nn.Conv2d:
+    """The last layer of what is learned: nothing comes of it before training, so that the linear part alone counts."""
+    last = nn.Conv2d(hidden, channels, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return last
+
+
+class Bottleneck(nn.Module):
+    """Encoder and decoder, one after the other."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.decoder(self.encoder(x))
+        return found
+
+    @classmethod
+    def of_weights(cls, weights: Mapping[str, Tensor], *, dead_zone: float) -> Bottleneck:
+        """The bottleneck with these weights (its ``state_dict``), whose shapes say what it is made of.
+
+        Raises:
+            KeyError, RuntimeError: they are no bottleneck's.
+        """
+        projected, spread = weights["encoder.project.weight"], weights["decoder.linear.weight"]
+        symbols, channels, patch, _ = projected.shape
+        hidden = {part: len(weights.get(f"{part}.residual.0.bias", ())) for part in ("encoder", "decoder")}
+        encoder = Encoder(channels, symbols, patch=patch, dead_zone=dead_zone, hidden=hidden["encoder"])
+        decoder = Decoder(symbols, channels, patch=patch, kernel=spread.shape[2], hidden=hidden["decoder"])
+        made = cls(encoder, decoder)
+        made.load_state_dict(dict(weights))
+        return made.eval()
