@@ -7,10 +7,10 @@ import logging
 import math
 import random
 import time
-from dataclasses import replace
 from weakref import WeakSet
 
 from device_agent.account import account
+from device_agent.admission import Admission, is_whole
 from device_agent.audit import Audit, AuditPolicy
 from device_agent.cloud import Cloud
 from device_agent.courses import Aside, Course, Courses
@@ -21,7 +21,7 @@ from device_agent.refusals import Refusals
 from device_agent.rest import Rest
 from device_agent.timely import Timely, asked_within
 from splitnn.cost.profile import Profile
-from splitnn.errors import DigestMismatch, InvalidInput, PayloadTooLarge, SplitnnError, Unavailable, UnknownModel
+from splitnn.errors import InvalidInput, SplitnnError, Unavailable
 from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model
 from splitnn.instrument import Instrument
@@ -30,9 +30,8 @@ from splitnn.runtime.engine import Engine
 from splitnn.runtime.engines.serving import Prepare, as_it_is
 from splitnn.runtime.exits import said
 from splitnn.runtime.host import WORKING_BYTES, ModelHost
-from splitnn.runtime.inputs import admit, samples_of
+from splitnn.runtime.inputs import samples_of
 from splitnn.runtime.pipeline import Pipeline, Progress
-from splitnn.runtime.stages import largest_layer_bytes
 from splitnn.transport.base import Announcement, Answer, Clock, Description, HostReport, Parameter, Request, Timings
 
 _log = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ class Agent:
         self._instrument = instrument or Instrument()
         self._clock = clock
         self._host = ModelHost(model, name=name, host=DEVICE, engine=engine, working_bytes=WORKING_BYTES, clock=clock)
-        self._layer_bytes = largest_layer_bytes(model.graph, (layer.name for layer in model.graph.layers))
+        self._admission = Admission(model, self._host, name=name)
         self._prepare = prepare
         self._courses = Courses(
             navigator, exits=model.exits, compile=self._compiled, aside=aside, instrument=self._instrument
@@ -126,9 +125,9 @@ class Agent:
         the most accurate exits, cut and codecs that are in time (``Timely``; run ``self.timely``).
         The answer's parameters are those of ``account``.
         """
-        if not self._is_whole(request):
+        if not is_whole(self._model.graph, request):
             return await self._host.infer(request)  # a part of the model: there is no plan for those
-        admitted = self._admitted(request)
+        admitted = self._admission.admitted(request)
         self._under_way += 1
         self._begun += 1
         try:
@@ -268,22 +267,6 @@ class Agent:
         if pin == "auto" and (reason := self._refusals.reason(course.plan.id, load=load)):
             return await self._courses.alone(exits), f"the cloud refuses this plan: {reason}"
         return course, ""
-
-    def _is_whole(self, request: Request) -> bool:
-        graph = self._model.graph
-        return set(request.tensors) == set(graph.inputs) and set(request.wanted) <= set(graph.outputs)
-
-    def _admitted(self, request: Request) -> Request:
-        """The request with its tensors as the graph takes them; raises what ``ModelHost.infer`` would."""
-        if not request.model or not self._host.is_ready(request.model, request.version):
-            raise UnknownModel(f"no model {request.model[:64]!r} {request.version[:64]} here; there is {self._name!r}")
-        if request.digest and request.digest != self._model.digest:
-            raise DigestMismatch(f"the request is for model {request.digest[:12]}, not {self._model.digest[:12]}")
-        tensors = admit(self._model.graph, request.tensors)
-        samples = samples_of(self._model.graph, tensors)
-        if (needed := self._layer_bytes * samples // self._model.graph.batch) > WORKING_BYTES:
-            raise PayloadTooLarge(f"a batch of {samples} needs {needed} bytes for one layer; at most {WORKING_BYTES}")
-        return replace(request, tensors=tensors, wanted=tuple(dict.fromkeys(request.wanted)))
 
     def _compiled(self, plan: Plan, exits: Exits | None) -> Pipeline:
         return Pipeline(
