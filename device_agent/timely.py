@@ -98,9 +98,8 @@ class Timely:
         within_s = (deadline_s - self._clock()) * _SURE / max(1.0, load)
         if asked_within(request) is None and course.plan.predicted.latency_s <= within_s:
             return None
-        if not self._is_wanted:
-            self._is_wanted = True
-            self.tell()
+        self._is_wanted = True
+        self.tell()
         lost_because = ""
         if self._navigator.uses_cloud and not self._cloud.is_up:
             lost_because = self._cloud.lost_because
@@ -124,7 +123,8 @@ class Timely:
             if self._exits is None or not self._is_wanted:
                 continue
             now = self._navigator.conditions()
-            if self._priced_at is not None and not differ(self._priced_at, now):
+            is_same = self._priced_at is not None and not differ(self._priced_at, now)
+            if is_same and not self._must_search(now):
                 continue
             try:
                 await self._renew(now, self._exits)
@@ -134,14 +134,19 @@ class Timely:
     async def _renew(self, now: Conditions, exits: Exits) -> None:
         here = self._navigator.ways_here(exits)
         self.alone = await self._opened(here, now)
-        if self._navigator.uses_cloud and self._cloud.is_up:
+        if self._must_search(now):
             began_s = self._clock()
-            if began_s >= self._not_before_s and (self._found_at is None or _is_elsewhere(self._found_at, now)):
-                self._ways = await self._courses.aside(lambda: self._navigator.ways(now, exits=exits, around=_AROUND))
-                self._found_at, ended_s = now, self._clock()
-                self._not_before_s = ended_s + _SHARE * (ended_s - began_s)
+            self._ways = await self._courses.aside(lambda: self._navigator.ways(now, exits=exits, around=_AROUND))
+            self._found_at, ended_s = now, self._clock()
+            self._not_before_s = ended_s + _SHARE * (ended_s - began_s)
         self.with_cloud = await self._opened([*self._ways, *here], now)
         self._priced_at = now
+
+    def _must_search(self, now: Conditions) -> bool:
+        """Whether ways through the cloud are to be found anew, and may be."""
+        if not self._navigator.uses_cloud or not self._cloud.is_up or self._clock() < self._not_before_s:
+            return False
+        return self._found_at is None or _is_elsewhere(self._found_at, now)
 
     async def _opened(self, ways: Sequence[Way], now: Conditions) -> tuple[Open, ...]:
         table = await self._courses.aside(lambda: self._navigator.timetable(ways, now))

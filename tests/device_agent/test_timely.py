@@ -139,6 +139,21 @@ def test_a_deadline_of_the_wire_that_the_plan_would_miss_is_met_by_another_way()
     hurried(test, state="dead")
 
 
+def test_once_the_cloud_is_back_ways_through_it_are_found() -> None:
+    async def test(w: World) -> None:
+        await made_ready(w)
+        assert all(each.course.plan.is_local for each in w.agent.timely.with_cloud)
+        w.far.state = "well"
+        await w.until(lambda: w.cloud.is_up, ask=False)
+        for _ in range(20):
+            answer = await ask(w, kind_of(w.model, "exit3"), timeout_s=30, deadline_s="20")
+            await asyncio.sleep(0.5)
+        assert answer.parameters["answered_by"] == "cloud" and "degraded" not in answer.parameters
+        assert any(not each.course.plan.is_local for each in w.agent.timely.with_cloud)
+
+    hurried(test, state="dead")
+
+
 @contextmanager
 def refusing(w: World, *names: str) -> Iterator[None]:
     """Whoever asks the navigator for one of these is a defect."""
@@ -151,7 +166,7 @@ def refusing(w: World, *names: str) -> Iterator[None]:
 def test_a_request_plans_nothing_and_compiles_nothing() -> None:
     async def test(w: World) -> None:
         await made_ready(w)
-        with refusing(w, "ways", "timetable", "priced", "decide", "conditions"):
+        with refusing(w, "ways", "timetable", "priced", "decide"):
             await ask(w, batch(1, seed=4), timeout_s=30, deadline_s="0.3")
 
     hurried(test, state="dead")

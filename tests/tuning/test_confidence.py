@@ -256,6 +256,13 @@ def test_nan_is_refused_and_no_threshold_is_made_of_it(attached: Model) -> None:
         calibrate_exits(attached, outputs, data, max_drop=0.5)
 
 
+def test_heads_learn_nothing_from_a_model_that_answers_nan() -> None:
+    train = _pictures(40, 1)
+    train.inputs["x"][5] = torch.inf
+    with pytest.raises(InvalidInput, match=r"what the model answers holds NaN \(sample 5\)"):
+        attach_exits(_stripes(), at=["first"], train=train, held_out=_pictures(200, 2))
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
