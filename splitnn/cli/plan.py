@@ -20,6 +20,7 @@ from splitnn.cli.policies import NOT_USED, UNCALIBRATED, in_time, pins_of, plan_
 from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
 from splitnn.cli.two_hosts import chosen_codecs
 from splitnn.cli.versions import Version, add_versions, best_version, limit_of, versions_of
+from splitnn.cli.wording import format_bytes
 from splitnn.cost.network import Topology, format_rate
 from splitnn.cost.profile import Profile
 
@@ -247,10 +248,10 @@ def _report(
         crossing = [transfer for transfer in cost.transfers if transfer.hop == tier]
         for transfer in crossing:
             raw = graph.tensors[transfer.tensor].size_bytes
-            plain = "" if transfer.codec == "raw" else f" (raw {_bytes(raw)})"
+            plain = "" if transfer.codec == "raw" else f" (raw {format_bytes(raw)})"
             lines.append(
                 f"  {'':<{width}}  {_ms(transfer.total_ns * 1e-9)}  -> {transfer.tensor} as {transfer.codec}, "
-                f"{_bytes(transfer.size_bytes)}{plain}"
+                f"{format_bytes(transfer.size_bytes)}{plain}"
             )
         if tier < len(topology.up):
             up, down = topology.up[tier], topology.down[tier]
@@ -280,7 +281,7 @@ def _report(
         for option in options:
             more = option.plan.predicted.latency_s / cost.latency_s - 1 if cost.latency_s > 0 else 0.0
             sent = option.plan.predicted.sent_bytes
-            size = (f", {_bytes(sent)} sent" if sent else "") + (", ruled out" if option.is_ruled_out else "")
+            size = (f", {format_bytes(sent)} sent" if sent else "") + (", ruled out" if option.is_ruled_out else "")
             lines.append(f"  {_ms(option.plan.predicted.latency_s)}  {more:+7.1%}  {option.name}{size}")
     return "\n".join([*lines, str(best)])
 
@@ -293,10 +294,3 @@ def _range(blocks: list[str]) -> str:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:8.2f} ms"
-
-
-def _bytes(size: int) -> str:
-    for unit, factor in (("MB", 1e6), ("KB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"
