@@ -3,7 +3,8 @@
 ``python -m experiments.engines --quick --json FILE``. CPU seconds of the whole process on one thread, interleaved
 rounds, medians, as ratios to torch's operators in the same rounds. Beside each: the largest difference to torch as a
 share of the largest value, and for int8 the share of answers that stay the same on photos that nothing was calibrated
-on. ``int8`` are versions as ``splitnn compress --method int8`` makes them, the same one in each engine. Engines that are not installed are left out and named.
+on. ``int8`` is the version that ``splitnn compress --method int8`` makes, the same one in each engine. Engines that are
+not installed are left out and named.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def compiled_ways(call: Callee, example: Sequence[torch.Tensor]) -> tuple[dict[s
 
 
 def int8_ways(name: str, model: Model, call: Callee, missing: dict[str, str]) -> dict[str, Callee]:
-    """The whole model in int8 otherwise: weights only, by ONNX Runtime's quantiser, by PyTorch's export quantisation."""
+    """The whole model in int8 otherwise: weights only, by ONNX Runtime's quantiser, by PyTorch 2 export."""
     train = samples("photos", model, count=CALIBRATION, part="train")
     feeds = [list(train.batch(row).values()) for row in range(len(train))]
     small = int8_weights(model)

@@ -99,9 +99,6 @@ def _differentiable(operator: Callable[..., Any], args: Any, kwargs: Any) -> Any
         x, weight, bias, mean, variance, momentum, eps = args
         empty = torch.empty(0)
         return functional.batch_norm(x, mean, variance, weight, bias, False, momentum, eps), empty, empty
-    if operator is torch.ops.aten.round.default:  # of int8 versions: straight through (Bengio et al., arXiv 1308.3432)
-        (x,) = args
-        return x + (x.round() - x).detach()
     return operator(*args, **kwargs)
 
 
