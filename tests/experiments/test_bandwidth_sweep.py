@@ -24,7 +24,17 @@ from experiments.sweep_measuring import Compiled, _Turns, measure_cell
 from experiments.sweep_plots import draw_model
 from experiments.sweep_report import requests_of, rows_of, summary_lines, write_csv
 from experiments.sweep_store import Store
-from experiments.sweep_ways import AGENT, BASELINES, COMPRESSED, DEVICE, NEUROSURGEON, Planning, Way, ways_over
+from experiments.sweep_ways import (
+    AGENT,
+    BASELINES,
+    CANDIDATE,
+    COMPRESSED,
+    DEVICE,
+    NEUROSURGEON,
+    Planning,
+    Way,
+    ways_over,
+)
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
@@ -112,6 +122,7 @@ def test_regret_speedup_and_error_are_fractions_of_medians() -> None:
                 measured([AGENT], [1.1, 0.9, 1.0], predicted_s=1.2),
                 measured([DEVICE, "rival"], [2.0, 2.0, 9.0], predicted_s=2.0, tiers=1),
                 measured([COMPRESSED], [0.8, 0.8, 0.8], predicted_s=0.8, tiers=2),
+                measured([CANDIDATE], [3.0], predicted_s=1.0, tiers=1),  # a look: no median to judge predictions by
             )
         ]
     )
