@@ -65,9 +65,13 @@ def test_int8_head_and_tail_on_onnx_runtime_in_the_programs(tmp_path: Path) -> N
                     "--plan", str(plan))
         )  # fmt: skip
         answers = asyncio.run(_until_the_server_left_torch(agent.address, server.lines, right))
-        split = [each for each in answers if "degraded" not in each.parameters]  # a busy machine may stall the server
-        assert split and all(float(each.parameters["tail_s"]) > 0 for each in split), [dict(each.parameters) for each in answers]
+        # The first ones are answered on the device, before the agent has met the server.
+        assert any(_uses_cloud(each) for each in answers[-3:])
         assert not any("runs in torch" in line for line in (*agent.lines, *server.lines))
+
+
+def _uses_cloud(answer: Answer) -> bool:
+    return float(answer.parameters["tail_s"]) > 0
 
 
 async def _until_the_server_left_torch(address: str, log: list[str], right: torch.Tensor) -> list[Answer]:
@@ -76,8 +80,8 @@ async def _until_the_server_left_torch(address: str, log: list[str], right: torc
     _, (image,) = make()
     until_s = time.monotonic() + PATIENCE_S
     try:
-        while not any("leaves torch" in line for line in log):
-            assert time.monotonic() < until_s, "\n".join(log[-20:])
+        while not (any("leaves torch" in line for line in log) and answers and _uses_cloud(answers[-1])):
+            assert time.monotonic() < until_s, f"{answers[-1:]}\n" + "\n".join(log[-20:])
             answers.append(await client.infer(Request(NAME, {"image": image}, deadline_s=time.monotonic() + 30)))
             await asyncio.sleep(0.1)
         for _ in range(2):
