@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,27 @@ def by_origin(right: NDArray[np.bool_], origins: Sequence[str]) -> tuple[float, 
     drawn = np.random.default_rng(0).integers(0, len(names), (_RESAMPLES, len(names)))
     shares = hits[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(shares, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def between_resamples(
+    points: Sequence[Point], origins: Sequence[str], statistic: Callable[[Sequence[Point]], float | None]
+) -> tuple[float, float] | None:
+    """95 % interval of what is computed of several points on the same samples: a bootstrap over origins, the same ones
+    for all points. Each sample was encoded alone. None where nothing can be computed of some resample."""
+    names = sorted(set(origins))
+    rows = [np.flatnonzero(np.array(origins) == name) for name in names]
+    chance = np.random.default_rng(0)
+    found = []
+    for _ in range(_RESAMPLES):
+        drawn = np.concatenate([rows[number] for number in chance.integers(0, len(names), len(names))])
+        value = statistic(
+            [replace(each, right=each.right[drawn], sample_bytes=each.sample_bytes[drawn]) for each in points]
+        )
+        if value is None:
+            return None
+        found.append(value)
+    low, high = np.quantile(found, (0.025, 0.975))
     return float(low), float(high)
 
 

@@ -10,14 +10,18 @@ from pathlib import Path
 
 from experiments.codec_measure import Case, Point
 from experiments.codec_statistics import by_origin, wilson
+from experiments.unseen_photos import ENOUGH, INSTALL, unseen_photos
 from splitnn import zoo
 from splitnn.graph import package
 from splitnn.graph.capture import capture
+from splitnn.graph.graph import Graph
+from splitnn.graph.model import Model
 from splitnn.tuning.bottleneck import crossing_tensor
 from splitnn.zoo.datasets import fashion_mnist
 from splitnn.zoo.pictures import crops, installed_photos
+from splitnn.zoo.squeezed import notes
 
-LITE0, FASHION = "efficientnet_lite0", "fashion_exits"
+LITE0, FASHION, SQUEEZED = "efficientnet_lite0", "fashion_exits", "efficientnet_lite0_bottleneck"
 IMAGES = (
     "jpeg50", "jpeg75", "jpeg90", "jpeg95", "jpeg95f", "jpeg98f", "jpeg100f",
     "webp50", "webp75", "webp90", "webp98", "webp100", "webp", "png",
@@ -28,6 +32,8 @@ OTHERS = (
     "int6", "int4", "int4r", "int4t", "int4+zstd", "int4+entropy", "int3", "int3+entropy", "int2", "int2+entropy",
 )  # fmt: skip
 FEW_CODECS = ("fp16", "int8+zstd", "int4", "int4+entropy", "even6", "even4", "even2.5", "even1.5", "even1")
+UNSEEN_IMAGES = ("jpeg90", "jpeg95", "jpeg98f", "jpeg100f", "webp100")
+_CROPS_A_PHOTO = 12
 _ALONE = 150  # samples that are encoded by themselves and counted
 _SEED = 5
 
@@ -100,21 +106,53 @@ def fashion_table(extent: Extent) -> Table:
     return _table(FASHION, f"{len(images)} test images", case, extent=extent)
 
 
-def bottleneck_point(folder: Path, tables: Sequence[Table]) -> tuple[Table, Point]:
+def packaged_point(folder: Path, tables: Sequence[Table]) -> tuple[Table, Point]:
     """A packaged bottleneck on the samples of the table whose model reads the same input.
 
     Raises:
         ValueError: no table has such an input.
     """
     version = package.load(str(folder))
-    tensor = crossing_tensor(version)
     (name,) = version.graph.inputs
     shape = version.graph.tensors[name].shape[1:]
     for table in tables:
         if tuple(table.case.pixels.shape[1:]) == shape:
-            case = table.case.of_version(version)
-            return table, case.point(case.cut(tensor, f"learned, {folder.name}"), "entropy", alone=_ALONE)
+            return table, bottleneck_point(version, folder.name, table)
     raise ValueError(f"{folder} reads {shape}; the tables have {[tuple(t.case.pixels.shape[1:]) for t in tables]}")
+
+
+def shipped_point(*, crops_a_photo: int = _CROPS_A_PHOTO) -> tuple[Table, Point]:
+    """The bottleneck that comes with splitnn, on photos that it was not trained on, beside those photos compressed.
+
+    Raises:
+        FileNotFoundError: no such photo is installed; the message says what to install.
+    """
+    photos = unseen_photos(notes().trained_on)
+    if len(photos) < ENOUGH:
+        print(f"only {len(photos)} photos that the bottleneck was not trained on; for more: {INSTALL}", file=sys.stderr)
+    count = crops_a_photo * len(photos)
+    origins, pixels = crops(photos, height=224, width=224, count=count, seed=_SEED)
+    case = Case(capture(*zoo.load(LITE0)), pixels, batch=20)
+    counter = Counter("unseen photos")
+    images = tuple(case.point(case.whole_input, each, alone=count) for each in counter.through(UNSEEN_IMAGES))
+    print(file=sys.stderr)
+    table = Table(f"{LITE0}, unseen", f"{count} crops of {len(photos)} photos", (), images, 1.0, tuple(origins), case)
+    return table, bottleneck_point(capture(*zoo.load(SQUEEZED)), SQUEEZED, table, alone=count)
+
+
+def bottleneck_point(version: Model, name: str, table: Table, *, alone: int = _ALONE) -> Point:
+    """A version with a bottleneck, on the samples of a table and judged by its answers."""
+    tensor = crossing_tensor(version)
+    case = table.case.of_version(version)
+    cut = case.cut(tensor, f"learned, {name}", flops_share=_flops_before(version.graph, tensor))
+    return case.point(cut, "entropy", alone=alone)
+
+
+def _flops_before(graph: Graph, tensor: str) -> float:
+    """The share of the FLOPs that are done when the tensor is there."""
+    names = [layer.name for layer in graph.layers]
+    done = graph.layers[: names.index(graph.producer[tensor]) + 1]
+    return sum(layer.flops for layer in done) / sum(layer.flops for layer in graph.layers)
 
 
 def _table(model: str, samples: str, case: Case, *, extent: Extent, origins: Sequence[str] = ()) -> Table:

@@ -28,7 +28,7 @@ folder under --out that says what it costs and is planned, served and checked li
       --minutes 20 --out versions
 
   transform   decorrelates, weighted by what the answer feels, and rounds: closed form, a minute
-  learned     the same, then trained through the rest of the model, for --minutes
+  learned     the same, then trained through the rest of the model, for --minutes or --batches
 """
 
 

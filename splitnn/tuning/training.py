@@ -33,10 +33,11 @@ Pace = Callable[[int], float]
 
 _HIDDEN = {"encoder": 48, "decoder": 96}  # channels of what is learned beside the closed form
 _BATCH = 16
-_RATES = {"project": 0.01, "encoder": 5e-4, "linear": 2e-4, "residual": 1e-3, "bits": 3e-3}
+_RATES = {"project": 0.002, "encoder": 1e-4, "linear": 5e-5, "residual": 2e-4, "bits": 3e-3}
 """Adam's, at their highest; that of the encoder's projection is in units of its weights' size."""
-_WARM_UP = 100  # batches
+_WARM_UP = 50  # batches
 _MOST_KEPT = 0.998  # of the running mean of the weights, a batch
+_FORGOTTEN = 3  # the mean is over about the last third of the batches until then
 _WIDER = 1.25  # the step at which the rate of exchange is read off
 _BLENDED, _PATCHED = 0.25, 0.25  # shares of the batches
 _WATCHED = 8  # one photo in so many is not trained on, but watched
@@ -164,7 +165,7 @@ class Training:
 
     def _follow(self) -> None:
         """The running mean takes the new weights in; at first it forgets soon."""
-        kept = min(_MOST_KEPT, self.batches / (self.batches + 20))
+        kept = min(_MOST_KEPT, self.batches / (self.batches + _FORGOTTEN))
         followed = ((self._mean, self._net), (self._mean_bits, self._bits))
         with torch.no_grad():
             for followers, leaders in followed:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from experiments.codec_measure import Case, Point, narrow_cuts
-from experiments.codec_statistics import by_origin, bytes_at, differs, pareto, wilson
+from experiments.codec_statistics import between_resamples, by_origin, bytes_at, differs, pareto, wilson
+from experiments.codec_tables import shipped_point
+from experiments.codecs import learned_ratio, share_of_input
+from experiments.unseen_photos import unseen_photos
 from splitnn.graph.capture import capture
 
 
@@ -80,3 +86,44 @@ def test_a_lossless_codec_at_the_narrow_cut_changes_no_answer() -> None:
     assert exact.sample_bytes.tolist() == [2 * 9 * 9 * 4] * 10  # whole batches are counted
     assert case.point(cut, "int2", alone=7).mean_bytes < exact.mean_bytes / 10
     assert 0 < cut.flops_share < 1
+
+
+def test_a_bottleneck_stands_for_the_image_that_it_is_at_most_six_tenths_of_a_point_worse_than() -> None:
+    images = [replace(a_point(size, share), codec="jpeg") for size, share in ((100, 0.5), (400, 0.9), (1600, 0.92))]
+    line = 400 * 4 ** ((0.906 - 0.9) / 0.02)
+    assert share_of_input([a_point(50, 0.9), *images]) == pytest.approx(50 / line)
+    assert share_of_input([a_point(50, 0.99), *images]) == pytest.approx(50 / 1600)  # better than any JPEG
+    assert share_of_input([a_point(50, 0.4), *images]) == pytest.approx(50 / 100)
+
+
+def test_interval_between_points_on_the_same_samples_is_that_of_their_difference() -> None:
+    chance = np.random.default_rng(2)
+    origins = [str(number // 10) for number in range(400)]
+    one = chance.random(400) < 0.7
+    other = one.copy()
+    other[::40] = ~other[::40]  # they differ in ten samples only, however few photos there are
+    points = [replace(a_point(10, 0.5), right=right, sample_bytes=np.full(400, 10)) for right in (one, other)]
+    found = between_resamples(points, origins, lambda both: both[0].share_right - both[1].share_right)
+    assert found is not None
+    low, high = found
+    assert low <= one.mean() - other.mean() <= high
+    alone = by_origin(one, origins)
+    assert high - low < 0.5 * (alone[1] - alone[0])
+    assert between_resamples(points, origins, lambda both: None) is None
+
+
+def test_photos_that_a_bottleneck_was_trained_on_are_no_unseen_ones() -> None:
+    found = unseen_photos(())
+    some = sorted(found)[:3]
+    assert sorted(unseen_photos(some)) == sorted(set(found) - set(some))
+    with pytest.raises(FileNotFoundError, match="apt-get install lomiri"):
+        unseen_photos(found)
+
+
+def test_headline_of_the_bottleneck_that_comes_with_splitnn_is_a_number() -> None:
+    table, point = shipped_point(crops_a_photo=1)
+    found = learned_ratio([(table, point)])
+    assert math.isfinite(found["learned_vs_jpeg_bytes"])
+    assert found["learned_vs_jpeg_bytes"] < 0.23  # 77 % fewer bytes than the compressed input
+    assert 0.2 < point.flops_share < 0.6
+    assert len(point.sample_bytes) == len(point.right) == len(table.origins)

@@ -1,0 +1,57 @@
+"""The arithmetic by which a trained bottleneck is judged beside closed-form ones, and the files it is written to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments.train_bottleneck import Verdict, beside, bytes_at_equal_nats, halved, nats_at_equal_bytes, write
+from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder
+from splitnn.zoo.squeezed import NOTES, WEIGHTS
+
+ROWS = np.arange(60)
+ORIGINS = [f"photo {number // 5}" for number in ROWS]
+
+
+def verdicts(*pairs: tuple[float, float]) -> list[Verdict]:
+    """Of mean bytes and mean nats each; samples differ, and alike in all."""
+    spread = np.random.default_rng(4).uniform(0.5, 1.5, len(ROWS))
+    spread /= spread.mean()
+    return [Verdict(str(size), size * spread, lost * spread, np.ones(len(ROWS))) for size, lost in pairs]
+
+
+def test_bytes_and_nats_are_compared_on_the_line_of_the_closed_forms() -> None:
+    closed = verdicts((4000, 0.01), (2000, 0.04), (1000, 0.16))  # a fourth of the loss for twice the bytes
+    (learned,) = verdicts((1800, 0.02))
+    assert bytes_at_equal_nats(learned, closed, ROWS) == pytest.approx(1800 / (2000 * 2**0.5))
+    assert nats_at_equal_bytes(learned, closed, ROWS) == pytest.approx(0.02 / (0.04 * (2000 / 1800) ** 2))
+
+
+def test_a_closed_form_is_as_good_as_itself_and_its_interval_holds_one() -> None:
+    closed = verdicts((4000, 0.01), (2000, 0.04), (1000, 0.16))
+    found = beside(closed[1], closed, ORIGINS)
+    for key in ("bytes_at_equal_nats", "nats_at_equal_bytes"):
+        assert found[key]["low"] <= 1.0001 and found[key]["high"] >= 0.9999
+        assert found[key]["ratio"] == pytest.approx(1.0, abs=1e-4)
+    assert found["learned"]["agreement_low"] == found["learned"]["agreement_high"] == 1.0
+
+
+def test_what_is_written_is_the_bottleneck_that_was_judged(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    made = Bottleneck(Encoder(6, 4, patch=2, dead_zone=0.1, hidden=8), Decoder(4, 6, patch=2, hidden=24))
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter)
+    judged = halved(made)
+    write(judged, tmp_path, block=3, trained_on=["a.jpg"])
+    told = json.loads((tmp_path / NOTES).read_text())
+    assert told == {"block": 3, "dead_zone": 0.1, "trained_on": ["a.jpg"]}
+    weights = {name: weight.float() for name, weight in load_file(tmp_path / WEIGHTS).items()}
+    again = Bottleneck.of_weights(weights, dead_zone=told["dead_zone"])
+    x = torch.randn(2, 6, 8, 8)
+    assert torch.equal(again(x), judged(x))
+    assert torch.equal(again.encoder(x), judged.encoder(x))
