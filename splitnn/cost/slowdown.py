@@ -17,6 +17,7 @@ _SHORTEST_S = 0.5e-3  # below it the ratio is noise of the scheduler
 _SIZE_RATIO = 1.5  # of two runs whose difference tells a ratio by itself
 _PAIRS = 10
 _GRAINS = 3  # of fixed time that a pair may tell: its own, and what each of the two runs was given
+_LONG_GRAINS = 10
 _LEAST_PART = 0.05  # of what was observed, that is not fixed
 
 _Run = tuple[float, float]  # profiled and observed seconds
@@ -31,7 +32,8 @@ class SlowdownEstimator:
     of different lengths tell one, else, by ``untold``, none or the least that leaves the factor nearest to 1. Pairs
     that need far more fixed time than the grain do not count: one of the two was held up, and the only long run is in
     all that weigh most. The factor is the median ratio of what is left, each with the weight of the root of its
-    profiled seconds: one long outlier must not outvote all.
+    profiled seconds: one long outlier must not outvote all. It is below 1 only where a run of ten grains was seen:
+    shorter ones go at full speed in the slice that they begin with, and longer ones will not.
 
     Load passes: observations count for ``fresh_s`` seconds after the latest, then the profile is believed again.
     """
@@ -89,7 +91,10 @@ class SlowdownEstimator:
                 (max(seconds - fixed_s, seconds * _LEAST_PART) / profiled_s, math.sqrt(profiled_s))
                 for profiled_s, seconds in list(self._runs)[-_RECENT:]
             ]
-            self._fit = fixed_s, _weighted_median(ratios)
+            factor = _weighted_median(ratios)
+            if max(profiled_s for profiled_s, _ in self._runs) < _LONG_GRAINS * self._grain_s:
+                factor = max(1.0, factor)
+            self._fit = fixed_s, factor
         return self._fit
 
 

@@ -118,3 +118,13 @@ def test_a_time_that_no_stage_takes_tells_nothing(seconds: float) -> None:
         estimator.observe(seconds, profiled_s=0.01)
     assert not estimator.is_known
     assert estimator.factor == 1.0
+
+
+def test_short_runs_at_full_speed_do_not_promise_it_to_long_ones() -> None:
+    estimator = SlowdownEstimator(grain_s=0.005, clock=lambda: 0.0)
+    for _ in range(9):
+        estimator.observe(0.003, profiled_s=0.03)  # 3 ms of work fit into one slice of a tenth of a core
+    assert estimator.factor == pytest.approx(1.0)
+    for _ in range(9):
+        estimator.observe(0.3, profiled_s=0.6)
+    assert estimator.factor == pytest.approx(0.5, rel=0.1)
