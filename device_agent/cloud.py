@@ -33,6 +33,7 @@ from splitnn.transport.base import Answer, Clock, HostReport, Probe, Request, Tr
 _log = logging.getLogger(__name__)
 _REPORT_SHARE = 100  # requests wait behind a report,
 _PROBE_SHARE = 20  # and behind probes: so many times longer than they took the link is left alone
+_MOST_ALONE_S = 60.0  # whatever the cloud asks for
 _MOST_UNDER_WAY = 64  # requests;
 _MOST_BYTES = 512 * 2**20  # of their tensors
 
@@ -84,7 +85,7 @@ class Cloud:
         self._clock = clock
         self._is_verified = False  # it serves this very model
         self._must_probe = True  # before it is used: requests that are small on a fast link would never tell
-        self._probe_not_before_s = clock()
+        self._probe_not_before_s = self._probed_s = clock()
         self._found_s = self._reported_s = clock()
         self._report_took_s = 0.0
         self._retry_s = rhythm.first_retry_s
@@ -126,7 +127,8 @@ class Cloud:
         try:
             answer = await self._transport.infer(request)
         except Overloaded as error:
-            self._busy_until_s = self._clock() + (error.retry_after_s or self._rhythm.first_retry_s)
+            alone_s = error.retry_after_s or self._rhythm.first_retry_s
+            self._busy_until_s = self._clock() + min(alone_s, _MOST_ALONE_S)
             raise
         except (DigestMismatch, UnknownModel) as error:
             self._is_verified = False
@@ -241,15 +243,18 @@ class Cloud:
         return not self._under_way
 
     def _may_probe(self) -> bool:
-        return self._clock() >= self._probe_not_before_s
+        """Whether the link was left alone for long enough; less will do for one that has just shown to be faster."""
+        now_s = self._clock()
+        is_faster = self.estimator.is_at_least and now_s >= self._probed_s + self._rhythm.stale_s
+        return is_faster or now_s >= self._probe_not_before_s
 
     async def _probe_link(self) -> None:
         began_s = self._clock()
         try:
-            await probe_link(self._transport, self.estimator, is_free=self._is_free, clock=self._clock)
-            self._must_probe = False
+            if await probe_link(self._transport, self.estimator, is_free=self._is_free, clock=self._clock):
+                self._must_probe = False
         finally:
-            now_s = self._clock()
+            now_s = self._probed_s = self._clock()
             self._probe_not_before_s = now_s + max(self._rhythm.stale_s, (now_s - began_s) * _PROBE_SHARE)
 
     async def _ping(self) -> None:

@@ -19,8 +19,10 @@ _TIMEOUT_S = 2.0
 
 async def probe_link(
     transport: Transport, estimator: LinkEstimator, *, is_free: Callable[[], bool], clock: Clock = time.monotonic
-) -> None:
+) -> bool:
     """Tell the estimator of a few probes, at most 512 KiB in all; stops where a request needs the link.
+
+    Whether it told anything.
 
     They grow until one is long enough to be timed, so that a slow link carries little and a fast one is known at once.
     The first ones open TCP's window.
@@ -28,7 +30,7 @@ async def probe_link(
     Raises:
         TransportError: the far side is gone. That it did not answer in time tells of the link instead.
     """
-    size, left, timed = _FIRST_BYTES, _TRAIN_BYTES, 0
+    size, left, timed, told = _FIRST_BYTES, _TRAIN_BYTES, 0, False
     while timed < _TIMED and 0 < size <= left and is_free():
         left -= size
         started_s = clock()
@@ -36,13 +38,16 @@ async def probe_link(
             probe = await transport.probe(size, timeout_s=_TIMEOUT_S)
         except DeadlineExceeded:
             estimator.observe_unfinished(size, clock() - started_s)
-            return
+            return True
         if not is_free():  # it shared the link
-            return
+            break
         if probe.elapsed_s > max(2 * estimator.round_trip_s, _SHORT_S):
             timed += 1
+            told = True
             estimator.observe_probe(size, probe.elapsed_s)
         elif left:
             size = min(size * _GROWTH, left)
         else:  # the link is faster than can be told: at least so fast
+            told = True
             estimator.observe_probe(size, probe.elapsed_s)
+    return told

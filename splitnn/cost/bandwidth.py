@@ -29,6 +29,7 @@ _LATEST = 12
 _STEP_RUN = 3  # transfers in a row that are off the same way mean that the link has changed
 _STEP = 0.25
 _UNSETTLED_S = 3.0
+_LEAST_TRIP_S = 1e-4
 _BUSY_S = 0.03  # what other work of this host, under a quota too, may add to a ping
 _GAPS = 5
 
@@ -55,6 +56,7 @@ class LinkEstimator:
         self._whole: deque[tuple[float, float]] = deque(maxlen=64)  # of transfers: no round trip is longer than one
         self._longer: list[tuple[float, float]] = []  # the latest round trips that are all longer than believed
         self._last_short_s = -math.inf  # when one was not
+        self._hidden_s: list[float] = []  # what the latest transfers leave of a round trip that seems to hide them
         self._gaps_s: deque[float] = deque(maxlen=_GAPS)
         self._run: list[Transfer] = []  # the latest transfers that are off the same way,
         self._run_off = 0.0  # and which way
@@ -144,6 +146,12 @@ class LinkEstimator:
         return not any(transfer.meaning == "rate" for transfer in (*self._warm, *self._after_idle))
 
     @property
+    def is_at_least(self) -> bool:
+        """Whether transfers only say that the link is not slower than believed."""
+        meanings = {transfer.meaning for transfer in (*self._warm, *self._after_idle)}
+        return meanings == {"at least"}
+
+    @property
     def age_s(self) -> float:
         """Seconds since a transfer last told the rate; infinite before the first."""
         return math.inf if self._measured_s is None else self._clock() - self._measured_s
@@ -154,8 +162,10 @@ class LinkEstimator:
         series = self._series_of(gap_s)
         if network_s - round_trip_s > min(round_trip_s, max(_TELLING_S, round_trip_s * _STEP)):
             self._add(series, Transfer(size, network_s, size * 8 / (network_s - round_trip_s), "rate", self._clock()))
+            self._hidden_s.clear()
         else:  # too quick to time, which may be news in itself
             self._add(series, Transfer(size, network_s, size * 8 / network_s, "at least", self._clock()))
+            self._note_hidden(size, network_s, rate_of(series))
         if series is self._warm and size:
             self._latest.append((size, network_s))
             line = line_of(self._latest)
@@ -181,6 +191,16 @@ class LinkEstimator:
         self._longer.clear()
         self._run.clear()
         self._tell_rates_again()
+
+    def _note_hidden(self, size: float, network_s: float, rate_bps: float | None) -> None:
+        """A transfer no longer than the round trip that its bytes should have lengthened; the third shortens it."""
+        if self.is_bound or rate_bps is None or size * 8 / rate_bps <= max(_TELLING_S, self.round_trip_s * _STEP):
+            return
+        self._hidden_s.append(max(_LEAST_TRIP_S, network_s - size * 8 / rate_bps))
+        if len(self._hidden_s) == _STEP_RUN:
+            self._pings.clear()
+            self._pings.append((self._clock(), statistics.median(self._hidden_s)))
+            self._hidden_s.clear()
 
     def _is_longer(self, seconds: float) -> bool:
         """Whether that is clearly longer than the round trip that is believed."""

@@ -326,3 +326,19 @@ def test_pings_beside_other_work_show_a_round_trip_that_has_grown_far_but_not_wh
     assert 0.08 <= fake.estimator.round_trip_s <= 0.11
     fake.estimator.observe_round_trip(0.01, is_alone=False)
     assert fake.estimator.round_trip_s == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("size_bytes", [60_000, 150_000, 600_000])
+def test_a_round_trip_that_shrinks_is_learnt_from_requests_though_no_ping_gets_between_them(size_bytes: int) -> None:
+    fake = FakeLink("18.88Mbps/100ms")
+    fake.ping()
+    for n in range(20):
+        fake.send((150_000, 60_000)[n % 2], pause_s=0.0)
+    assert abs(fake.error()) < 0.05
+    fake.set("18.88Mbps/10ms")
+    for _ in range(12):
+        fake.send(size_bytes, pause_s=0.0)
+    up, down = fake.estimator.links()
+    assert up.transfer_seconds(size_bytes) + down.latency_s == pytest.approx(
+        fake.up.transfer_seconds(size_bytes) + fake.down.latency_s, rel=0.15
+    )
