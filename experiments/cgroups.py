@@ -14,6 +14,7 @@ from experiments.leftovers import owned_name, remove_cgroup
 _PERIOD_US = 10_000  # at the usual 100 ms a short inference runs at full speed or stalls; below 10 ms costs 15-20 %
 _LONGEST_PERIOD_US = 1_000_000  # both limits are the kernel's
 _LEAST_QUOTA_US = 1_000
+LEAST_CPU_SHARE = _LEAST_QUOTA_US / _LONGEST_PERIOD_US
 _WEIGHT = 8  # times an ordinary process: a share is a promise too, on a machine that others use
 _TOP = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
@@ -150,5 +151,5 @@ def _period_us(cpu_share: float) -> int:
     """10 ms, and longer for shares below 0.1: the kernel has a least quota."""
     period_us = max(_PERIOD_US, math.ceil(_LEAST_QUOTA_US / cpu_share))
     if period_us > _LONGEST_PERIOD_US:
-        raise OSError(f"a CPU share of {cpu_share:g} is below the kernel's least, 0.001")
+        raise OSError(f"a CPU share of {cpu_share:g} is below the kernel's least, {LEAST_CPU_SHARE:g}")
     return period_us

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,12 +15,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from experiments import launch
-from experiments.cgroups import Cgroup, cgroup
+from experiments.cgroups import LEAST_CPU_SHARE, Cgroup, cgroup
 from experiments.shape import EmulatedLink, Side
 
 logger = logging.getLogger(__name__)
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_NAME = re.compile(r"[A-Za-z0-9._-]+")  # as what a dead experiment left is recognised by
 _SECONDS_TO_STOP = 5.0
 
 
@@ -31,7 +34,8 @@ class Host:
     included, within three quarters of the machine's cores.
 
     Raises:
-        ValueError: a share or a memory limit that is not above 0.
+        ValueError: a share below the kernel's least, a memory limit that is no whole number above 0, or a name with
+            other characters than letters, digits and ``._-``.
     """
 
     def __init__(
@@ -43,9 +47,12 @@ class Host:
         cpu_share: float | None = None,
         memory_bytes: int | None = None,
     ) -> None:
-        for what, amount in (("CPU share", cpu_share), ("memory limit", memory_bytes)):
-            if amount is not None and not 0 < amount < float("inf"):
-                raise ValueError(f"host {name}: a {what} must be above 0, not {amount}")
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"a host's name is part of a folder's: letters, digits and ._- only, not {name!r}")
+        if cpu_share is not None and not LEAST_CPU_SHARE <= cpu_share < math.inf:
+            raise ValueError(f"host {name}: a CPU share must be above 0, {LEAST_CPU_SHARE:g} at least, not {cpu_share}")
+        if memory_bytes is not None and not (isinstance(memory_bytes, int) and memory_bytes > 0):
+            raise ValueError(f"host {name}: a memory limit must be above 0, in whole bytes, not {memory_bytes}")
         self.name = name
         self.slowdown = 1.0  # to be simulated by the program
         self.method = "at full speed"

@@ -127,6 +127,10 @@ class NamespacedLink:
     def shape(self) -> Shape:
         return self._shape
 
+    @property
+    def is_blocked(self) -> bool:
+        return self._is_blocked
+
     def namespace(self, side: Side) -> str | None:
         return self._pair.device if side == "device" else self._pair.server
 
@@ -134,16 +138,23 @@ class NamespacedLink:
         return f"{SERVER_HOST}:{port}"
 
     def set(self, **changes: float) -> None:
-        self._shape = dataclasses.replace(self._shape, **changes)
-        self._apply(self._shape, 1.0 if self._is_blocked else self._shape.loss)
+        self._become(dataclasses.replace(self._shape, **changes), is_blocked=self._is_blocked)
 
     def block(self) -> None:
-        self._is_blocked = True
-        self._apply(self._shape, 1.0)
+        self._become(self._shape, is_blocked=True)
 
     def heal(self) -> None:
-        self._is_blocked = False
-        self._apply(self._shape, self._shape.loss)
+        self._become(self._shape, is_blocked=False)
+
+    def _become(self, shape: Shape, *, is_blocked: bool) -> None:
+        """Put this in force, or stay what we are: a refusal may come when one end has changed already."""
+        try:
+            self._apply(shape, 1.0 if is_blocked else shape.loss)
+        except BaseException:
+            with contextlib.suppress(RuntimeError, OSError):  # the first failure is the one to tell of
+                self._apply(self._shape, 1.0 if self._is_blocked else self._shape.loss)
+            raise
+        self._shape, self._is_blocked = shape, is_blocked
 
 
 class ProxiedLink:
@@ -164,6 +175,10 @@ class ProxiedLink:
     @property
     def shape(self) -> Shape:
         return self._shape
+
+    @property
+    def is_blocked(self) -> bool:
+        return self._is_blocked
 
     def namespace(self, side: Side) -> str | None:
         return None

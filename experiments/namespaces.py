@@ -15,6 +15,7 @@ from experiments.leftovers import owned_name, remove_namespace
 DEVICE = "emu0"  # the path's network device, in both namespaces
 DEVICE_HOST = "10.99.0.2"  # seen by nobody else: every pair of namespaces has a network of its own
 SERVER_HOST = "10.99.0.1"
+_LONGEST_COMMAND_S = 30.0
 _TUN_SHARE = 1500 / 1514  # a TUN device has no Ethernet header; rates count it by every method (stab came out 2 % off)
 
 
@@ -117,12 +118,15 @@ def run(*command: str) -> None:
     """Run a command of iproute2.
 
     Raises:
-        RuntimeError: it failed; the message has what it said.
+        RuntimeError: it failed, or took longer than 30 s; the message has what it said.
     """
     if said := _refusal(*command):
         raise RuntimeError(f"{' '.join(command)}: {said}")
 
 
 def _refusal(*command: str) -> str | None:
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LONGEST_COMMAND_S)
+    except subprocess.TimeoutExpired:
+        return f"no end within {_LONGEST_COMMAND_S:g} s"
     return None if ended.returncode == 0 else ended.stderr.strip() or f"status {ended.returncode}"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from experiments.shape import EmulatedLink
+from experiments.shape import EmulatedLink, Shape
 from experiments.traces import Trace
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def replayed(
     Raises:
         RuntimeError: the link could not be changed; at the end of the context, and in the log at once.
     """
-    before = link.shape
+    before, was_blocked = link.shape, link.is_blocked
     stopped = threading.Event()
     failures: list[Exception] = []
 
@@ -48,10 +48,26 @@ def replayed(
     finally:
         stopped.set()
         follower.join()
-        link.heal()
-        link.set(up_bps=before.up_bps, down_bps=before.down_bps)
+        unrestored = _restore(link, before, was_blocked=was_blocked)
     if failures:
         raise RuntimeError(f"the link stopped following its trace: {failures[0]}") from failures[0]
+    if unrestored:
+        raise RuntimeError(f"the link is not what it was before its trace: {unrestored[0]}") from unrestored[0]
+
+
+def _restore(link: EmulatedLink, before: Shape, *, was_blocked: bool) -> list[Exception]:
+    """What could not be undone. Raises nothing, since what the experiment raised says more."""
+    failures: list[Exception] = []
+    for undo in (
+        link.block if was_blocked else link.heal,
+        lambda: link.set(up_bps=before.up_bps, down_bps=before.down_bps),
+    ):
+        try:
+            undo()
+        except Exception as failure:  # noqa: BLE001 -- the next is undone all the same
+            logger.error("the link %s is not what it was before its trace: %s", link.shape, failure)
+            failures.append(failure)
+    return failures
 
 
 def follow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -32,6 +33,8 @@ class Shape:
             raise ValueError(f"jitter ({self.jitter_s} s) must lie between 0 and half the round trip ({self.rtt_s} s)")
         if not 0 <= self.loss < 1:
             raise ValueError(f"loss is a share from 0 to below 1, not {self.loss}; use block() for an outage")
+        for field in dataclasses.fields(self):  # whole numbers are welcome; whoever is told of a shape gets floats
+            object.__setattr__(self, field.name, float(getattr(self, field.name)))
 
     def __str__(self) -> str:
         rest = f" jitter {self.jitter_s * 1e3:g} ms" * bool(self.jitter_s) + f" loss {self.loss:.2%}" * bool(self.loss)
@@ -59,6 +62,9 @@ class EmulatedLink(Protocol):
     @property
     def shape(self) -> Shape: ...
 
+    @property
+    def is_blocked(self) -> bool: ...
+
     def namespace(self, side: Side) -> str | None:
         """Where processes of a side belong; None means where we are."""
 
@@ -66,7 +72,7 @@ class EmulatedLink(Protocol):
         """``host:port`` under which the device's side reaches the server's side's port."""
 
     def set(self, **changes: float) -> None:
-        """Change fields of the shape by name, such as ``up_bps=2e6``; what is not named stays."""
+        """Change fields of the shape by name, such as ``up_bps=2e6``; what is not named stays, all of it on failure."""
 
     def block(self) -> None:
         """An outage: nothing passes either way, and nobody is told."""

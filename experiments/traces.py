@@ -136,7 +136,7 @@ def load_ucc(path: str | Path, *, column: Literal["UL_bitrate", "DL_bitrate"]) -
     """A CSV of University College Cork's 4G and 5G sets: kbit/s in ``column``, about one row a second.
 
     Their ``UL_bitrate`` of a download is the traffic of acknowledgements, not a capacity: look at what was recorded.
-    Rows that repeat a second are averaged. (Raca et al., Beyond Throughput, the Next Generation, MMSys 2020.)
+    Rows in a row that repeat a second are averaged. (Raca et al., Beyond Throughput, the Next Generation, MMSys 2020.)
 
     Raises:
         ValueError: another format.
@@ -157,6 +157,8 @@ def load_ucc(path: str | Path, *, column: Literal["UL_bitrate", "DL_bitrate"]) -
         except (ValueError, IndexError):
             raise ValueError(f"{place}: expected a time such as 2019.12.16_13.40.04 and kbit/s, got {row}") from None
         time_s = (stamp - datetime(2000, 1, 1)).total_seconds()
+        if seconds and time_s < (last_s := next(reversed(seconds))):
+            raise ValueError(f"{place}: {row[stamp_at]} comes {last_s - time_s:g} s before an earlier row")
         seconds.setdefault(time_s, []).append(rate_bps)
         places.setdefault(time_s, place)
     return _from_samples(path, [(places[time_s], time_s, statistics.fmean(seconds[time_s])) for time_s in seconds])

@@ -99,6 +99,22 @@ def test_limits_of_nothing_are_refused(wrong: dict[str, Any]) -> None:
         Host("none", **wrong)
 
 
+@pytest.mark.parametrize(
+    ("name", "limits", "message"),
+    [
+        ("slow", {"cpu_share": 0.0009}, "0.001 at least, not 0.0009"),
+        ("tiny", {"memory_bytes": 0.5}, "whole bytes, not 0.5"),
+        ("a/b", {"cpu_share": 0.5}, "letters, digits"),
+        ("", {}, "letters, digits"),
+    ],
+)
+def test_limits_and_names_that_no_control_group_has_are_refused_rather_than_scaled(
+    name: str, limits: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Host(name, **limits)
+
+
 def contents(group: Cgroup) -> dict[str, str]:
     return {file.name: file.read_text() for folder in group.folders for file in folder.iterdir()}
 

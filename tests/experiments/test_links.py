@@ -1,5 +1,6 @@
 """Emulated links that exist: between namespaces where this machine can, by the proxy everywhere."""
 
+import dataclasses
 import json
 import os
 import random
@@ -14,10 +15,11 @@ import pytest
 from experiments.calibration import Calibration, Datagrams, LinkOffTarget, calibrate
 from experiments.datagram_probe import spread_s
 from experiments.hosts import Host
-from experiments.links import emulated_link
+from experiments.links import NamespacedLink, emulated_link
 from experiments.namespaces import (
     DEVICE,
     SERVER_HOST,
+    NamespacePair,
     connect_by_veth,
     namespace_pair,
     netem_command,
@@ -25,6 +27,7 @@ from experiments.namespaces import (
     why_not_netem,
     why_not_relay,
 )
+from experiments.namespaces import run as run_command
 from experiments.shape import METHODS, EmulatedLink, Method, Shape
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,6 +167,7 @@ class Liar:
         self.cannot = link.cannot
         self.server_host = link.server_host
         self.shape = shape
+        self.is_blocked = link.is_blocked
         self.namespace = link.namespace
         self.address_of = link.address_of
         self.heal = link.heal
@@ -275,6 +279,63 @@ def test_a_proxy_is_not_passed_off_as_a_link_with_losses() -> None:
 def test_no_link_has_a_shape_of_nonsense(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"rates|round trip must|jitter|loss"):
         Shape(**({"up_bps": 1e6, "down_bps": 1e6, "rtt_s": 0.1} | wrong))
+
+
+def test_whole_numbers_are_a_shape_like_any_other(link: EmulatedLink) -> None:
+    shape = Shape(5_000_000, 5_000_000)
+    assert all(type(value) is float for value in dataclasses.astuple(shape))
+    link.set(up_bps=5_000_000, loss=0, jitter_s=0, rtt_s=0)
+    assert link.shape == Shape(5e6, 20e6)
+
+
+class Refusing:
+    """Puts shapes in force, but refuses rates below 1 kbit/s, as tc does, when half is done already."""
+
+    def __init__(self) -> None:
+        self.in_force = (0.0, 0.0, 0.0)
+        self.refuses_all = False
+
+    def __call__(self, shape: Shape, loss: float) -> None:
+        self.in_force = (shape.up_bps, self.in_force[1], self.in_force[2])
+        if shape.up_bps < 1e3 or self.refuses_all:
+            raise RuntimeError("tc: illegal rate")
+        self.in_force = (shape.up_bps, shape.down_bps, loss)
+
+
+def test_a_change_that_is_refused_leaves_the_link_as_it_was() -> None:
+    apply = Refusing()
+    pair = NamespacePair("nobody's device", "nobody's server")
+    link = NamespacedLink(pair, Shape(2e6, 3e6), apply, method="netem", cannot="carry anything")
+    with pytest.raises(RuntimeError, match="illegal rate"):
+        link.set(up_bps=1.0, loss=0.5)
+    assert link.shape == Shape(2e6, 3e6)
+    assert apply.in_force == (2e6, 3e6, 0.0)
+    link.block()
+    assert apply.in_force == (2e6, 3e6, 1.0)
+    apply.refuses_all = True
+    with pytest.raises(RuntimeError, match="illegal rate"):
+        link.heal()
+    assert link.is_blocked
+    apply.refuses_all = False
+    link.heal()
+    assert not link.is_blocked
+    assert apply.in_force == (2e6, 3e6, 0.0)
+
+
+@pytest.mark.usefixtures("can_namespace")
+def test_a_rate_that_tc_refuses_does_not_spoil_a_link_between_namespaces() -> None:
+    with emulated_link(Shape(5e6, 5e6), methods=("netem", "tbf+relay")) as link:
+        with pytest.raises(RuntimeError, match="tc"):
+            link.set(up_bps=1e-3)
+        assert link.shape == Shape(5e6, 5e6)
+        link.block()
+        link.heal()
+
+
+def test_a_command_that_does_not_end_is_refused_like_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.namespaces._LONGEST_COMMAND_S", 0.05)
+    with pytest.raises(RuntimeError, match=r"sleep 60: no end within 0.05 s"):
+        run_command("sleep", "60")
 
 
 def test_netem_gets_all_of_the_shape_and_tbf_the_rate_without_the_header_that_a_tun_device_lacks() -> None:

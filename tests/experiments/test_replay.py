@@ -19,6 +19,7 @@ class RecordingLink:
 
     def __init__(self) -> None:
         self.shape = Shape(1e6, 1e6)
+        self.is_blocked = False
         self.now_s = 50.0
         self.told: list[tuple[float, str]] = []
 
@@ -32,9 +33,11 @@ class RecordingLink:
         self.told.append((self.now_s, " ".join(f"{name} {value:g}" for name, value in changes.items())))
 
     def block(self) -> None:
+        self.is_blocked = True
         self.told.append((self.now_s, "block"))
 
     def heal(self) -> None:
+        self.is_blocked = False
         self.told.append((self.now_s, "heal"))
 
 
@@ -55,6 +58,31 @@ def test_after_a_replay_the_link_is_what_it_was() -> None:
     with replayed(Trace((0.0,), (0.0,), 1000.0), link):
         pass
     assert [what for _, what in link.told][-2:] == ["heal", "up_bps 1e+06 down_bps 1e+06"]
+
+
+def test_a_link_that_was_blocked_before_a_replay_is_blocked_after_it() -> None:
+    link = RecordingLink()
+    link.block()
+    with replayed(Trace((0.0,), (2e6,), 1000.0), link):
+        pass
+    assert link.is_blocked
+
+
+class Unhealable(RecordingLink):
+    def heal(self) -> None:
+        raise RuntimeError("tc is gone")
+
+
+def test_a_link_that_cannot_be_healed_gets_its_rates_back_and_the_replay_says_so() -> None:
+    link = Unhealable()
+    with pytest.raises(RuntimeError, match=r"not what it was.*tc is gone"), replayed(Trace((0.0,), (2e6,), 9.0), link):
+        pass
+    assert link.told[-1][1] == "up_bps 1e+06 down_bps 1e+06"
+
+
+def test_what_an_experiment_raised_is_not_replaced_by_what_its_end_raised() -> None:
+    with pytest.raises(KeyError, match="mine"), replayed(Trace((0.0,), (2e6,), 9.0), Unhealable()):
+        raise KeyError("mine")
 
 
 def test_steps_that_are_over_before_their_turn_are_left_out_so_that_the_lag_does_not_grow() -> None:

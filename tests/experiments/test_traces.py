@@ -104,6 +104,11 @@ def test_the_format_is_recognised(tmp_path: Path) -> None:
         ("o", "0 1\n1e300 2\n", "line 2: .* longer after the start"),
         ("p.csv", 'Timestamp,UL_bitrate\n"2019.12.16_13.40.04\nx",5\n', "line 3: expected a time"),
         ("q.csv", "Timestamp,UL_bitrate\n2019.12.16_13.40.04," + "5" * 200_000 + "\n", "no CSV"),
+        (
+            "r.csv",
+            "Timestamp,UL_bitrate\n2019.12.16_13.40.04,1\n2019.12.16_13.40.05,1\n2019.12.16_13.40.04,9\n",
+            "line 4: 2019.12.16_13.40.04 comes 1 s before an earlier row",
+        ),
         ("k.csv", "Timestamp,UL_bitrate\n2019.12.16_13.40.04,-\n", r"line 2: expected a time such as"),
     ],
 )
