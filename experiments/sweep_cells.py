@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,9 +40,8 @@ class Measured:
 
     @property
     def p95_s(self) -> float:
-        """Of few requests the longest."""
-        ordered = sorted(self.latencies_s)
-        return ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
+        """Of fewer than 20 requests the longest."""
+        return percentile(self.latencies_s, 95)
 
     @property
     def seen_s(self) -> float:
@@ -84,6 +83,11 @@ class Cell:
     def oracle(self) -> Measured | None:
         """The way with the least median, of all that were measured: the candidate cuts that ``survey`` counts."""
         return min((way for way in self.ways if way.requests), key=lambda way: way.p50_s, default=None)
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The least of the values that so many percent of them do not exceed."""
+    return sorted(values)[max(1, -(-percent * len(values) // 100)) - 1]
 
 
 def topology_of(shape: Shape) -> Topology:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from experiments.sweep_cells import Cell, Measured
+from experiments.sweep_cells import Cell, Measured, percentile
 from experiments.sweep_ways import (
     AGENT,
     BASELINES,
@@ -43,16 +42,18 @@ def headline(cells: Sequence[Cell]) -> dict[str, float | None]:
 
     Of the plan that the agent follows by itself; ``planned_`` figures are of the plan that the planner makes from the
     profile and the stated link alone. Loss and regret are fractions: 0.02 is 2 % slower. Cells where every request of
-    the agent's own way failed or was degraded have no such figures: ``cells_without_choice`` counts them.
+    the agent's own way failed or was degraded have no such figures: ``cells_without_choice`` counts them. Cells over
+    links off their rates, ``cells_off_target``, are left out of all but the counts where there are others.
     """
-    chosen = [(cell, way) for cell in cells if (way := cell.chosen)]
-    regrets = _regrets(cells, AGENT)
-    planned = _regrets(cells, PLANNED)
-    crossed = [loss for cell in cells if (loss := cross_fitted_regret(cell)) is not None]
-    counted, _ = _overhead_cells(cells)
-    overheads = [overhead_s(cell, way) / way.p50_s for cell, way in counted]
+    judged = _judged(cells)
+    chosen = [(cell, way) for cell in judged if (way := cell.chosen)]
+    regrets = _regrets(judged, AGENT)
+    planned = _regrets(judged, PLANNED)
+    crossed = [loss for cell in judged if (loss := cross_fitted_regret(cell)) is not None]
+    slow, _ = _overhead_cells(judged)
+    overheads = [overhead_s(cell, way) / way.p50_s for cell, way in slow]
     without_coding = [
-        (overhead_s(cell, way) - way.number("encode_s") - way.number("decode_s")) / way.p50_s for cell, way in counted
+        (overhead_s(cell, way) - way.number("encode_s") - way.number("decode_s")) / way.p50_s for cell, way in slow
     ]
     figures: dict[str, float | None] = {
         "regret_mean": _or_none(statistics.mean, regrets),
@@ -62,11 +63,11 @@ def headline(cells: Sequence[Cell]) -> dict[str, float | None]:
         "planned_regret_worst": _or_none(max, planned),
     }
     for name, errors in (
-        ("prediction_error", _errors(cells, lambda way: way.number("predicted_s"))),
-        ("uncorrected_prediction_error", _errors(cells, lambda way: way.plan.predicted.latency_s)),
+        ("prediction_error", _errors(judged, lambda way: way.number("predicted_s"))),
+        ("uncorrected_prediction_error", _errors(judged, lambda way: way.plan.predicted.latency_s)),
     ):
         figures[f"{name}_median"] = _or_none(statistics.median, errors)
-        figures[f"{name}_p90"] = _or_none(_p90, errors)
+        figures[f"{name}_p90"] = _or_none(lambda values: percentile(values, 90), errors)
     figures["overhead_share"] = _or_none(statistics.median, overheads)
     figures["overhead_share_worst"] = _or_none(max, overheads)
     figures["overhead_share_without_coding"] = _or_none(statistics.median, without_coding)
@@ -77,6 +78,7 @@ def headline(cells: Sequence[Cell]) -> dict[str, float | None]:
     figures["worst_loss_vs_any_baseline"] = _or_none(max, _losses(chosen, BASELINES))
     figures["worst_loss_vs_both_ends"] = _or_none(max, _losses(chosen, ENDS))
     figures["cells"] = len(cells)
+    figures["cells_off_target"] = sum(not cell.is_calibrated for cell in cells)
     figures["cells_without_choice"] = len(without_choice(cells))
     surveys = [cell.survey for cell in cells if cell.survey]
     figures["candidate_cuts"] = sum(survey.candidates for survey in surveys)
@@ -90,10 +92,11 @@ def headline(cells: Sequence[Cell]) -> dict[str, float | None]:
 
 
 def notes_of(cells: Sequence[Cell]) -> dict[str, Any]:
-    """What the headline figures rest on, in words: the oracle, the overhead, and which cells have no choice."""
+    """What the headline figures rest on, in words: oracle, overhead, links, and which cells have no choice."""
     return {
         "oracle": oracle_in_words(cells),
-        "overhead_share": _overhead_cells(cells)[1],
+        "overhead_share": _overhead_cells(_judged(cells))[1],
+        "links": _links_in_words(cells),
         "without_choice": without_choice(cells),
     }
 
@@ -109,6 +112,20 @@ def oracle_in_words(cells: Iterable[Cell]) -> str:
     if unanswered := sum(each.unanswered for each in surveys):
         text += f"; {unanswered} were not answered"
     return text
+
+
+def _judged(cells: Sequence[Cell]) -> Sequence[Cell]:
+    """The cells over links that kept their rates; where none did, all, since some figures are better than none."""
+    return [cell for cell in cells if cell.is_calibrated] or cells
+
+
+def _links_in_words(cells: Sequence[Cell]) -> str:
+    off = sum(not cell.is_calibrated for cell in cells)
+    if not off:
+        return f"all {len(cells)} cells are over links that kept their rates"
+    if off == len(cells):
+        return f"all {off} cells are over links off their rates, and the figures are of those, for want of others"
+    return f"{off} of {len(cells)} cells are over links off their rates: counted, but in none of the other figures"
 
 
 def _overhead_cells(cells: Iterable[Cell]) -> tuple[list[tuple[Cell, Measured]], str]:
@@ -172,10 +189,6 @@ def _errors(cells: Iterable[Cell], predicted_s: Callable[[Measured], float]) -> 
         for way in cell.ways
         if way.requests and way.p50_s > _LEAST_S and not (way.roles == (CANDIDATE,) and len(way.requests) == 1)
     ]
-
-
-def _p90(values: Sequence[float]) -> float:
-    return sorted(values)[min(len(values) - 1, math.ceil(0.9 * len(values)) - 1)]
 
 
 def _or_none(figure: Callable[[Sequence[float]], float], values: Sequence[float]) -> float | None:

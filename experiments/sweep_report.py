@@ -68,7 +68,7 @@ def summary_lines(cells: Sequence[Cell], figures: Mapping[str, float | None], ab
     width = max(map(len, figures))
     lines += ["", "times in ms, medians of the requests; cuts: candidates measured / all", ""]
     notes = notes_of(cells)
-    lines += [f"{name}: {notes[name]}" for name in ("oracle", "overhead_share")] + [""]
+    lines += [f"{name}: {notes[name]}" for name in ("oracle", "overhead_share", "links")] + [""]
     lines += [f"{name:<{width}}  {'-' if figure is None else f'{figure:.4g}'}" for name, figure in figures.items()]
     return lines
 

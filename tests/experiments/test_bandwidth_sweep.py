@@ -134,6 +134,39 @@ def test_regret_speedup_and_error_are_fractions_of_medians() -> None:
     assert figures["prediction_error_p90"] == pytest.approx(0.2)
 
 
+def off_rate(cell: Cell) -> Cell:
+    return dataclasses.replace(cell, is_calibrated=False)
+
+
+def test_cells_over_links_off_their_rates_are_counted_and_in_no_figure_where_there_are_others() -> None:
+    right = cell(measured([AGENT], [1.0, 1.0], predicted_s=1.0, tiers=1), measured([DEVICE], [2.0]))
+    wrong = cell(measured([AGENT], [9.0] * 4, predicted_s=1.0, tiers=2), measured([DEVICE], [1.0] * 4))
+    mixed, alone = headline([right, off_rate(wrong)]), headline([right])
+    counts = [name for name in mixed if name.startswith(("cells", "candidate", "requests"))]
+    assert {name: mixed[name] for name in mixed if name not in counts} == {
+        name: alone[name] for name in alone if name not in counts
+    }
+    assert (mixed["cells"], mixed["cells_off_target"], alone["cells_off_target"]) == (2, 1, 0)
+    assert "1 of 2 cells" in notes_of([right, off_rate(wrong)])["links"]
+    assert "all 1 cells are over links that kept" in notes_of([right])["links"]
+
+
+def test_where_no_link_kept_its_rate_there_are_figures_and_a_word_about_it() -> None:
+    wrong = cell(measured([AGENT], [3.0] * 4, tiers=2), measured([DEVICE, COMPRESSED], [1.0] * 4))
+    figures = headline([off_rate(wrong)])
+    assert {**figures, "cells_off_target": 0} == headline([wrong])
+    assert figures["regret_worst"] == pytest.approx(2.0)
+    text = "\n".join(summary_lines([off_rate(wrong)], figures, {}))
+    assert "links: all 1 cells are over links off their rates, and the figures are of those" in text
+
+
+@pytest.mark.parametrize(("count", "rank"), [(1, 1), (2, 2), (19, 19), (20, 19), (21, 20), (100, 95), (101, 96)])
+def test_95_of_100_requests_are_no_slower_than_p95(count: int, rank: int) -> None:
+    latencies_s = [float(n) for n in range(1, count + 1)]
+    random.Random(count).shuffle(latencies_s)
+    assert measured([AGENT], latencies_s).p95_s == rank
+
+
 def test_overhead_is_what_neither_computing_nor_the_wire_took() -> None:
     way = measured([AGENT], [0.1], tiers=1)
     wire_s = 0.02 + 1000 * 8 * 1514 / 1448 / 1e6
