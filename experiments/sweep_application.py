@@ -41,11 +41,15 @@ class Application:
         message = {"agent": agent, "model": model, "example": str(example), "plan": plan, "deadline_s": deadline_s}
         return self._process.ask(message, limit_s=deadline_s + 20.0)
 
+    def close(self) -> None:
+        """End it."""
+        self._process.close()
+
     def __enter__(self) -> Application:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.close()
+        self.close()
 
 
 def save_example(path: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:

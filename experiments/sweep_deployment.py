@@ -71,6 +71,14 @@ def prepare(
     return Subject(name, model, found, folder, tuple(examples), entry.weights if entry else "unknown", content)
 
 
+def profiles_of(subject: Subject, *, device_share: float, server_share: float) -> Mapping[str, Profile]:
+    """By host, each with its share of this machine's core."""
+    return {
+        "device": subject.profile.scaled(1 / device_share, host="device"),
+        "cloud": subject.profile.scaled(1 / server_share, host="cloud"),
+    }
+
+
 class Deployment:
     """The cloud server and the device agent, each with its share of a core; a context manager.
 
@@ -98,11 +106,9 @@ class Deployment:
                 "device_share": f"{device_share:g}" + " (scaled)" * (device.slowdown != 1),
                 "server_share": "full speed" if cloud.slowdown != 1 else f"{server_share:g}",
             }
-            server_slowdown = 1.0 if cloud.slowdown != 1 else 1 / server_share
-            self.profiles: Mapping[str, Profile] = {
-                "device": subject.profile.scaled(1 / device_share, host="device"),
-                "cloud": subject.profile.scaled(server_slowdown, host="cloud"),
-            }
+            self.profiles = profiles_of(
+                subject, device_share=device_share, server_share=1.0 if cloud.slowdown != 1 else server_share
+            )
             files = {name: subject.folder.parent / f"{subject.name}-{name}.json" for name in self.profiles}
             for name, found in self.profiles.items():
                 # A scaled device multiplies its own profile by the slowdown that it is told.

@@ -8,7 +8,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from experiments.machine import machine
 from experiments.sweep_application import Application
 from experiments.sweep_cells import Cell, topology_of
 from experiments.sweep_cuts import Cuts
-from experiments.sweep_deployment import Deployment, Subject, prepare
+from experiments.sweep_deployment import Deployment, Subject, prepare, profiles_of
 from experiments.sweep_figures import headline, notes_of
 from experiments.sweep_measuring import Asking, Compiled, measure_cell, wait_for_cloud
 from experiments.sweep_plots import draw_model
@@ -38,8 +38,10 @@ from experiments.testbed import (
 )
 from experiments.virtual_clock import PAYLOAD_SHARE
 from splitnn.cost.machine import describe_machine
-from splitnn.errors import UnknownModel
+from splitnn.errors import SplitnnError
 from splitnn.planner.envelope import compute_envelope
+
+_LONGEST_REASON = 500  # characters, of why a model was left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,10 @@ class Sweep:
     def __init__(
         self, setup: Setup, folder: Path, scratch: Path, stack: contextlib.ExitStack, *, known: Sequence[Cell] = ()
     ) -> None:
-        """Makes and calibrates the links; ``stack`` takes them down. ``known`` cells are not measured again."""
+        """Makes the links, and calibrates those that are to be measured over; ``stack`` takes them down.
+
+        ``known`` cells are not measured again.
+        """
         self._cells = list(known)
         self._store = Store(folder)
         self._setup, self._folder, self._scratch = setup, folder, scratch
@@ -64,10 +69,12 @@ class Sweep:
         self._asked = shapes = sorted(map(shape_of, setup.links), key=lambda shape: (shape.rtt_s, shape.up_bps))
         self._link = stack.enter_context(emulated_link(shapes[0], methods=setup.methods))
         say(f"link by {self._link.method}, which {self._link.cannot}")
-        self._links = list(_calibrated(self._link, shapes, off_target=setup.off_target))
-        self._application = stack.enter_context(
-            Application(stack.enter_context(Host("application", link=self._link, side="device")))
-        )
+        needed = [shape for shape in shapes if any(self._lacks(name, shape) for name in setup.models)]
+        self._links = list(_calibrated(self._link, needed, off_target=setup.off_target))
+        self._host = stack.enter_context(Host("application", link=self._link, side="device"))
+        self._application: Application | None = None  # there while a model is measured that needs it
+        stack.callback(self._end_application)
+        self._left_out: list[str] = []
         self.about: dict[str, str] = {
             **{name: value for name, value in machine().items() if name != "load"},  # each cell has its own
             "processor": describe_machine()["processor"],
@@ -78,30 +85,31 @@ class Sweep:
         }
 
     def run(self) -> list[Cell]:
-        """All cells. A model that is not installed is left out, and said so."""
+        """All cells. A model that is not installed, or cannot be served, is left out or ended there, and said so."""
         for number, name in enumerate(self._setup.models):
-            if not (links := self._links_left(name)):
+            links = [link for link in self._links if self._lacks(name, link.shape)]
+            is_drawn = (self._folder / f"{name}.png").exists() or not self._cells_of(name)
+            if not links and is_drawn:
                 continue
-            self._progress(number, f"{name}: capturing and profiling")
             try:
-                subject = prepare(
-                    name,
-                    self._scratch,
-                    codecs=self._setup.codecs,
-                    profiling_s=self._setup.profiling_s,
-                    photos=self._setup.photos,
-                )
-            except UnknownModel as missing:
-                say(f"left out: {missing}")
-                continue
-            self._run_model(subject, number, links)
+                self._run_model(name, number, links)
+            except (SplitnnError, RuntimeError, OSError, subprocess.SubprocessError) as failure:
+                self._left_out.append(f"{name}: {_on_one_line(failure)}")
+                say(f"left out: {name}: {failure}")
+                self._end_application()  # it may be what failed; the next model gets a fresh one
         self._write()
         return self._cells
 
-    def _links_left(self, model: str) -> list[_Calibrated]:
-        """Those over which the model was not measured yet."""
-        known = {cell.shape for cell in self._cells if cell.model == model}
-        return [link for link in self._links if link.shape not in known]
+    def _cells_of(self, model: str) -> list[Cell]:
+        return [cell for cell in self._cells if cell.model == model]
+
+    def _lacks(self, model: str, shape: Shape) -> bool:
+        return all(cell.shape != shape for cell in self._cells_of(model))
+
+    def _end_application(self) -> None:
+        if self._application is not None:
+            self._application.close()
+            self._application = None
 
     def _write(self) -> None:
         """Everything that is known so far, so that an interrupted sweep leaves what it measured."""
@@ -109,16 +117,38 @@ class Sweep:
         write_csv(self._folder / "rows.csv", rows_of(cells, self.about))
         write_csv(self._folder / "requests.csv", requests_of(cells, self.about))
         figures = headline(cells)
-        (self._folder / "summary.txt").write_text("\n".join(summary_lines(cells, figures, self.about)) + "\n")
+        (self._folder / "summary.txt").write_text("\n".join(self._summary(figures)) + "\n")
         report = {
             "about": self.about,
             "setup": vars(self._setup),
             "headline": figures,
-            "notes": notes_of(cells),
+            "notes": notes_of(cells) | {"models_left_out": self._left_out},
         }
         (self._folder / "summary.json").write_text(json.dumps(report, indent=1) + "\n")
 
-    def _run_model(self, subject: Subject, number: int, links: Sequence[_Calibrated]) -> None:
+    def _summary(self, figures: Mapping[str, float | None]) -> list[str]:
+        left_out = [f"left out: {why}" for why in self._left_out]
+        return summary_lines(self._cells, figures, self.about) + [""] * bool(left_out) + left_out
+
+    def _run_model(self, name: str, number: int, links: Sequence[_Calibrated]) -> None:
+        """Measure the model over these links, if any, and draw all that is known of it."""
+        setup = self._setup
+        self._progress(number, f"{name}: capturing and profiling")
+        subject = prepare(name, self._scratch, codecs=setup.codecs, profiling_s=setup.profiling_s, photos=setup.photos)
+        if links:
+            self._measure_model(subject, number, links)
+        own = self._cells_of(name)
+        about = own[-1].about
+        server_share = 1.0 if about["server_share"] == "full speed" else setup.server_share
+        profiles = profiles_of(subject, device_share=setup.device_share, server_share=server_share)
+        title = (
+            f"{name} ({subject.weights} weights), {about['hosts_method']},\nlink by {about['link_method']}, "
+            f"commit {about['commit']}"
+        )
+        planning = Planning(subject.model.graph, profiles, setup.codecs)
+        draw_model(self._folder / f"{name}.png", own, planning, title=title)
+
+    def _measure_model(self, subject: Subject, number: int, links: Sequence[_Calibrated]) -> None:
         setup = self._setup
         error = "" if subject.profile.error is None else f", heads {subject.profile.error:.1%} off"
         self._progress(number, f"{subject.name}: {subject.profile.whole.cpu_s * 1e3:.1f} ms at full speed{error}")
@@ -135,6 +165,7 @@ class Sweep:
         ) as deployment:
             self.about |= deployment.shares | {"hosts_method": deployment.method, "content": subject.content}
             planning = Planning(subject.model.graph, deployment.profiles, setup.codecs)
+            self._application = self._application or Application(self._host)
             ask = _asking(self._application, deployment.agent, subject)
             wait_for_cloud(ask)
             compiled, cuts = Compiled(), Cuts(planning)
@@ -146,12 +177,6 @@ class Sweep:
                 else:  # not stored: --resume tries again
                     say(f"no request of {subject.name} over {link.shape} was answered: {_failure(cell)}")
                 self._write()
-        title = (
-            f"{subject.name} ({subject.weights} weights), {deployment.method},\nlink by {self._link.method}, "
-            f"commit {self.about['commit']}"
-        )
-        own = [cell for cell in self._cells if cell.model == subject.name]
-        draw_model(self._folder / f"{subject.name}.png", own, planning, title=title)
 
     def _measure(
         self,
@@ -200,6 +225,10 @@ class Sweep:
     def _progress(self, number: int, words: str) -> None:
         gone_s = time.monotonic() - self._started_s
         say(f"[{gone_s:5.0f} s] {number + 1}/{len(self._setup.models)} {words}")
+
+
+def _on_one_line(failure: Exception) -> str:
+    return " ".join(str(failure).split())[:_LONGEST_REASON]
 
 
 def _failure(cell: Cell) -> str:
