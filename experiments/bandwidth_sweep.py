@@ -13,6 +13,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from experiments.sweep_setup import Setup
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a share of a core is a share of one thread
 
@@ -20,7 +24,7 @@ _RESULTS = Path(__file__).parent / "results"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the sweep; 0 when at least one cell was measured, 130 on Ctrl-C."""
+    """Run the sweep; 0 when at least one cell was measured, 130 on Ctrl-C, 143 on SIGTERM."""
     try:
         return _run(argv)
     except KeyboardInterrupt:
@@ -36,17 +40,30 @@ def _run(argv: Sequence[str] | None) -> int:
 
     import torch
 
-    from experiments.leftovers import scratch_folder
-    from experiments.machine import machine
-    from experiments.sweep_run import Sweep, say
     from experiments.sweep_setup import parse
-    from experiments.sweep_store import Store
 
     setup, options = parse(argv, description=(__doc__ or "").split("\n")[0])
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
     folder = options.resume or options.output or _RESULTS / f"sweep-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return _sweep(setup, folder, figures_file=options.json)
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty: something was measured
+                folder.rmdir()
+
+
+def _sweep(setup: Setup, folder: Path, *, figures_file: Path | None) -> int:
+    import contextlib
+
+    from experiments.leftovers import scratch_folder
+    from experiments.machine import machine
+    from experiments.sweep_run import Sweep, say
+    from experiments.sweep_store import Store
+
     try:
         known = Store(folder).load(vars(setup))
     except ValueError as wrong:
@@ -64,12 +81,14 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         with scratch_folder("sweep") as scratch, contextlib.ExitStack() as stack:
             cells = Sweep(setup, folder, scratch, stack, known=known).run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
         say(f"interrupted; --resume {folder} goes on" if Store(folder).exists else "interrupted")
+        if isinstance(end, SystemExit):
+            raise
         return 130
     say("\n" + (folder / "summary.txt").read_text())
-    if options.json is not None:
-        options.json.write_text((folder / "summary.json").read_text())
+    if figures_file is not None:
+        figures_file.write_text((folder / "summary.json").read_text())
     return 0 if any(cell.chosen for cell in cells) else 1
 
 

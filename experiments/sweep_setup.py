@@ -9,10 +9,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from experiments.cgroups import LEAST_CPU_SHARE
 from experiments.shape import METHODS, Method, shape_of
-from experiments.sweep_store import Store
+from experiments.sweep_store import MAY_DIFFER, Store
 from splitnn import zoo
 from splitnn.transport.codec import CODECS
 
@@ -82,7 +83,10 @@ QUICK = Setup(
 
 
 def parse(argv: Sequence[str] | None, *, description: str) -> tuple[Setup, argparse.Namespace]:
-    """What to sweep, and ``output``, ``resume`` and ``json``. Leaves the program where that is nonsense."""
+    """What to sweep, and ``output``, ``resume`` and ``json``. Leaves the program where that is nonsense.
+
+    A sweep that is gone on with is set up as it was begun.
+    """
     parser = argparse.ArgumentParser(prog="python -m experiments.bandwidth_sweep", description=description)
     parser.add_argument("--quick", action="store_true", help="two models, three links, about two minutes")
     parser.add_argument("--models", type=_words, metavar="A,B", help=f"of the zoo (default {','.join(_MODELS)})")
@@ -100,18 +104,35 @@ def parse(argv: Sequence[str] | None, *, description: str) -> tuple[Setup, argpa
     parser.add_argument("--photos", type=_words, metavar="A,B", help="requests carry these, not the profiled example")
     parser.add_argument("--methods", type=_words, metavar="A,B", help=f"of emulating the link: {', '.join(METHODS)}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="a folder of its own under experiments/results/")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the sweep in this folder")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the sweep in this folder, as begun")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the headline figures there too")
     options = parser.parse_args(argv)
     given = {name: value for name, value in vars(options).items() if value is not None and name in vars(QUICK)}
-    base = QUICK if options.quick else Setup()
-    setup = Setup(**(vars(base) | given))
     try:
-        _check(setup)
         _check_folders(options)
+        kept = _kept(options.resume) if options.resume is not None else {}
+        asked = (vars(QUICK) if options.quick else {}) | given
+        different = [name for name in asked if name in kept and name not in MAY_DIFFER and asked[name] != kept[name]]
+        if different:
+            named = dict.fromkeys(_option(name) if name in given else "--quick" for name in different)
+            raise ValueError(f"the sweep in {options.resume} was begun with other {', '.join(named)}; leave them out")
+        setup = Setup(**(asked | kept | given))
+        _check(setup)
     except ValueError as wrong:
         parser.error(str(wrong))
     return setup, options
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """What the sweep in this folder was begun with, by field; some or all may be unknown."""
+    kept = {name: tuple(value) if isinstance(value, list) else value for name, value in Store(folder).setup().items()}
+    if strange := sorted(kept.keys() - vars(QUICK).keys()):
+        raise ValueError(f"the sweep in {folder} was begun with what is not known here: {', '.join(strange)}")
+    return kept
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
 
 
 def _check(setup: Setup) -> None:
@@ -120,7 +141,10 @@ def _check(setup: Setup) -> None:
         if not getattr(setup, what):
             raise ValueError(f"--{what} names none")
     shapes = [shape_of(link) for link in setup.links]
-    for what, names in (("links", shapes), ("models", setup.models)):
+    named: dict[str, Sequence[object]] = {
+        what: getattr(setup, what) for what in ("models", "methods", "codecs", "photos")
+    }
+    for what, names in (named | {"links": shapes}).items():
         if len(set(names)) < len(names):
             raise ValueError(f"--{what} names one twice")
     _check_known("the zoo has no model", setup.models, {entry.name for entry in zoo.models()})
@@ -131,6 +155,11 @@ def _check(setup: Setup) -> None:
     for amount in (setup.device_share, setup.server_share, setup.rounds, setup.profiling_s):
         if not (math.isfinite(amount) and amount > 0):
             raise ValueError(f"shares, rounds and seconds must be above 0, not {amount}")
+    for amount in (setup.device_share, setup.server_share):
+        if amount < LEAST_CPU_SHARE:
+            raise ValueError(
+                f"a share of a core is {LEAST_CPU_SHARE:g} at least, which is the kernel's least, not {amount}"
+            )
     setup.within  # noqa: B018 -- refuses what is no factor
     at_most = _CORES_FOR_SHARES * (os.cpu_count() or 1)
     if setup.device_share + setup.server_share > at_most:
@@ -152,8 +181,13 @@ def _check_folders(options: argparse.Namespace) -> None:
         raise ValueError(f"there is no sweep to go on with in {options.resume}")
     if options.output is not None and Store(options.output).exists:
         raise ValueError(f"there is a sweep in {options.output} already; --resume goes on with it")
-    if options.output is not None and options.output.exists() and not options.output.is_dir():
-        raise ValueError(f"{options.output} is no folder")
+    if options.output is not None:
+        output = options.output.absolute()
+        there = next(folder for folder in (output, *output.parents) if folder.exists())
+        if not there.is_dir():
+            raise ValueError(f"{there} is no folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"nothing can be written in {there}")
     if options.json is not None and (not os.access(options.json.absolute().parent, os.W_OK) or options.json.is_dir()):
         raise ValueError(f"{options.json} cannot be written")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from experiments.sweep_cuts import Survey
 from splitnn.planner.plan import Plan
 
 _FILE = "cells.jsonl"
-_MAY_DIFFER = ("models",)  # between the runs of one sweep; links decide the static cut and what the planner expects
+MAY_DIFFER = ("models",)  # between the runs of one sweep; links decide the static cut and what the planner expects
 
 
 class Store:
@@ -38,21 +38,33 @@ class Store:
         if not self.exists:
             return []
         cells = []
-        for number, line in enumerate(_whole_lines(self._path.read_bytes()), 1):
-            try:
-                written = json.loads(line)
-                known, cell = dict(written["setup"]), _cell(written)
-            except (ValueError, KeyError, TypeError) as wrong:
-                raise ValueError(f"{self._path}, line {number}: not a cell of a sweep ({wrong!r})") from wrong
+        for known, cell in self._lines():
             if different := [name for name, value in _fixed(setup).items() if known.get(name) != value]:
                 raise ValueError(f"the cells in {self._path.parent} were measured with other {', '.join(different)}")
             cells.append(cell)
         return cells
 
+    def setup(self) -> dict[str, Any]:
+        """How the last cell was measured, by the names of a setup; nothing before there is one.
+
+        Raises:
+            ValueError: a line is not one of a sweep's.
+        """
+        setups = [known for known, _ in self._lines()]
+        return setups[-1] if setups else {}
+
+    def _lines(self) -> Iterator[tuple[dict[str, Any], Cell]]:
+        for number, line in enumerate(_whole_lines(self._path.read_bytes()), 1):
+            try:
+                written = json.loads(line)
+                yield dict(written["setup"]), _cell(written)
+            except (ValueError, KeyError, TypeError) as wrong:
+                raise ValueError(f"{self._path}, line {number}: not a cell of a sweep ({wrong!r})") from wrong
+
     def add(self, cell: Cell, setup: Mapping[str, Any]) -> None:
         """Write one more, in the place of a line that was cut off."""
         written = {
-            "setup": _fixed(setup),
+            "setup": _as_json(setup),
             "about": dict(cell.about),
             "model": cell.model,
             "shape": asdict(cell.shape),
@@ -84,9 +96,12 @@ def _whole_lines(text: bytes) -> list[bytes]:
 
 
 def _fixed(setup: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back."""
-    known: dict[str, Any] = json.loads(json.dumps({k: v for k, v in setup.items() if k not in _MAY_DIFFER}))
-    return known
+    return {name: value for name, value in _as_json(setup).items() if name not in MAY_DIFFER}
+
+
+def _as_json(setup: Mapping[str, Any]) -> dict[str, Any]:
+    given_back: dict[str, Any] = json.loads(json.dumps(dict(setup)))
+    return given_back
 
 
 def _plain(survey: Survey) -> dict[str, Any]:
