@@ -114,8 +114,8 @@ def calibrate(link: EmulatedLink, *, tries: int = 3) -> Calibration:
     with (
         Host("probe-server", link=link, side="server") as server,
         Host("probe", link=link, side="device") as device,
+        _serving(server, link) as address,
     ):
-        address = link.address_of(_listening(server, _probe("serve", link.server_host)))
         for attempt in range(1, tries + 1):
             with _without_jitter_and_loss(link):
                 measured = _measure(device, address, link, attempt)
@@ -229,6 +229,16 @@ def _transfer(rate_bps: float, rtt_s: float) -> str:
     transfer_bytes = max(_LEAST_BYTES, int(rate_bps * (2.0 + 10 * rtt_s) / 8))
     window_bytes = max(_LEAST_WINDOW_BYTES, int(rate_bps * (rtt_s + 0.1) / 8))
     return f"{transfer_bytes}:{window_bytes}"
+
+
+@contextlib.contextmanager
+def _serving(server: Host, link: EmulatedLink) -> Iterator[str]:
+    """Where the device reaches a probe's server, as long as the context lasts."""
+    port = _listening(server, _probe("serve", link.server_host))
+    try:
+        yield link.address_of(port)
+    finally:
+        link.release(port)
 
 
 def _listening(host: Host, command: list[str]) -> int:

@@ -137,6 +137,9 @@ class NamespacedLink:
     def address_of(self, port: int) -> str:
         return f"{SERVER_HOST}:{port}"
 
+    def release(self, port: int) -> None:
+        """Nothing is kept for a port."""
+
     def set(self, **changes: float) -> None:
         self._become(dataclasses.replace(self._shape, **changes), is_blocked=self._is_blocked)
 
@@ -191,11 +194,23 @@ class ProxiedLink:
                 self._proxies[port].block()
         return self._proxies[port].address
 
+    def release(self, port: int) -> None:
+        if (proxy := self._proxies.pop(port, None)) is not None:
+            proxy.close()
+
     def set(self, **changes: float) -> None:
         shape = dataclasses.replace(self._shape, **changes)
         if shape.jitter_s or shape.loss:
             raise ValueError("a link by proxy has no jitter and no loss")
+        try:
+            self._steer(shape)
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # the first failure is the one to tell of
+                self._steer(self._shape)
+            raise
         self._shape = shape
+
+    def _steer(self, shape: Shape) -> None:
         for proxy in self._proxies.values():
             proxy.set(rate=_rates(shape), rtt=_round_trip(shape))
 

@@ -71,6 +71,9 @@ class EmulatedLink(Protocol):
     def address_of(self, port: int) -> str:
         """``host:port`` under which the device's side reaches the server's side's port."""
 
+    def release(self, port: int) -> None:
+        """Nobody needs this address any longer; what carried it may end."""
+
     def set(self, **changes: float) -> None:
         """Change fields of the shape by name, such as ``up_bps=2e6``; what is not named stays, all of it on failure."""
 

@@ -120,8 +120,10 @@ class Deployment:
                     cloud, "cloud_server", "--models", str(subject.folder), "--listen", f"{link.server_host}:0",
                     "--insecure", "--profile", str(files["cloud"]), "--profiling", "never", "--log-level", "warning",
                 )  # fmt: skip
+                _, port = parse_address(server.address)
+                stack.callback(link.release, port)
                 agent = Program(
-                    device, "device_agent", "--server", link.address_of(parse_address(server.address)[1]),
+                    device, "device_agent", "--server", link.address_of(port),
                     "--model", str(subject.folder / subject.name), "--listen", "127.0.0.1:0",
                     "--profile", str(files["device"]), "--slowdown", f"{device.slowdown:g}",
                     "--codecs", ",".join(codecs), "--link", believed, "--deadline-s", f"{_LONGEST_REQUEST_S:g}",

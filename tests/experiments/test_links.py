@@ -15,7 +15,7 @@ import pytest
 from experiments.calibration import Calibration, Datagrams, LinkOffTarget, calibrate
 from experiments.datagram_probe import spread_s
 from experiments.hosts import Host
-from experiments.links import NamespacedLink, emulated_link
+from experiments.links import NamespacedLink, emulated_link, proxied_link
 from experiments.namespaces import (
     DEVICE,
     SERVER_HOST,
@@ -170,6 +170,7 @@ class Liar:
         self.is_blocked = link.is_blocked
         self.namespace = link.namespace
         self.address_of = link.address_of
+        self.release = link.release
         self.heal = link.heal
         self._link, self._ignored, self._leaks = link, ignored, leaks
 
@@ -286,6 +287,34 @@ def test_whole_numbers_are_a_shape_like_any_other(link: EmulatedLink) -> None:
     assert all(type(value) is float for value in dataclasses.astuple(shape))
     link.set(up_bps=5_000_000, loss=0, jitter_s=0, rtt_s=0)
     assert link.shape == Shape(5e6, 20e6)
+
+
+def proxies_of_this_process() -> set[int]:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return {int(pid) for pid in children if "experiments.proxy" in Path(f"/proc/{pid}/cmdline").read_text()}
+
+
+def test_a_released_port_keeps_no_process_and_the_others_go_on() -> None:
+    before = proxies_of_this_process()
+    with proxied_link(Shape(20e6, 20e6)) as link:
+        kept = link.address_of(40_001)
+        link.address_of(40_002)
+        assert len(proxies_of_this_process() - before) == 2
+        link.release(40_002)
+        link.release(40_003)
+        assert len(proxies_of_this_process() - before) == 1
+        link.set(up_bps=1e6)
+        assert link.address_of(40_001) == kept
+    assert proxies_of_this_process() == before
+
+
+@pytest.mark.slow
+def test_calibrations_leave_no_processes() -> None:
+    before = proxies_of_this_process()
+    with proxied_link(Shape(20e6, 20e6)) as link:
+        for _ in range(2):
+            calibrate(link)
+        assert proxies_of_this_process() == before
 
 
 class Refusing:

@@ -29,6 +29,9 @@ class RecordingLink:
     def address_of(self, port: int) -> str:
         return f"127.0.0.1:{port}"
 
+    def release(self, port: int) -> None:
+        pass
+
     def set(self, **changes: float) -> None:
         self.told.append((self.now_s, " ".join(f"{name} {value:g}" for name, value in changes.items())))
 
