@@ -14,6 +14,7 @@ from experiments import sweep_run
 from experiments.shape import Shape, shape_of
 from experiments.sweep_cells import Cell, Measured, topology_of
 from experiments.sweep_cuts import Survey
+from experiments.sweep_deployment import profiles_of
 from experiments.sweep_run import Sweep
 from experiments.sweep_setup import QUICK, Setup
 from experiments.sweep_ways import AGENT, Planning
@@ -70,7 +71,7 @@ class Stage:
 
     @contextlib.contextmanager
     def _deployment(self, subject: Any, *_: Any, **shares: Any) -> Iterator[Any]:
-        profiles = sweep_run.profiles_of(subject, device_share=0.2, server_share=0.8)
+        profiles = profiles_of(subject, device_share=0.2, server_share=0.8)
         yield SimpleNamespace(shares={"server_share": "0.8"}, method="in a test", profiles=profiles, agent="agent")
 
     def _application(self, host: Any) -> Any:
