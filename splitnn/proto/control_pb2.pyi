@@ -37,22 +37,22 @@ class GetProfileRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., known_profile: _Optional[str] = ...) -> None: ...
 
 class GetProfileResponse(_message.Message):
-    __slots__ = ("profile_json", "queue_length", "slowdown", "utilisation", "digest", "profile_id", "exits")
-    PROFILE_JSON_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("profile_zstd", "queue_length", "slowdown", "utilisation", "digest", "profile_id", "exits")
+    PROFILE_ZSTD_FIELD_NUMBER: _ClassVar[int]
     QUEUE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     SLOWDOWN_FIELD_NUMBER: _ClassVar[int]
     UTILISATION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     PROFILE_ID_FIELD_NUMBER: _ClassVar[int]
     EXITS_FIELD_NUMBER: _ClassVar[int]
-    profile_json: str
+    profile_zstd: bytes
     queue_length: int
     slowdown: float
     utilisation: float
     digest: str
     profile_id: str
     exits: ExitsAudited
-    def __init__(self, profile_json: _Optional[str] = ..., queue_length: _Optional[int] = ..., slowdown: _Optional[float] = ..., utilisation: _Optional[float] = ..., digest: _Optional[str] = ..., profile_id: _Optional[str] = ..., exits: _Optional[_Union[ExitsAudited, _Mapping]] = ...) -> None: ...
+    def __init__(self, profile_zstd: _Optional[bytes] = ..., queue_length: _Optional[int] = ..., slowdown: _Optional[float] = ..., utilisation: _Optional[float] = ..., digest: _Optional[str] = ..., profile_id: _Optional[str] = ..., exits: _Optional[_Union[ExitsAudited, _Mapping]] = ...) -> None: ...
 
 class ExitsAudited(_message.Message):
     __slots__ = ("answered", "checked", "agreed")

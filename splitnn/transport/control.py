@@ -30,6 +30,7 @@ from splitnn.transport.base import (
 )
 from splitnn.transport.guard import guarded
 from splitnn.transport.status import error_of_call
+from splitnn.transport.zstd import compressed, decompressed
 
 T = TypeVar("T")
 
@@ -74,7 +75,10 @@ class ControlClient:
         """
         request = pb.GetProfileRequest(name=name, version=version, known_profile=known_profile)
         answer = await self._call("GetProfile", request, timeout_s)
-        profile = _parsed(answer.profile_json, Profile.from_json) if answer.profile_json else None
+        profile = None
+        if answer.profile_zstd:
+            text = decompressed(answer.profile_zstd, least=0, most=self._limits.message_bytes)
+            profile = _parsed(text, Profile.from_json)
         try:
             return HostReport(
                 profile,
@@ -129,8 +133,10 @@ def add_control(
         report = await reporter.report(request.name, request.version)
         text = "" if report.profile is None else json.dumps(report.profile.to_json(), separators=(",", ":"))
         profile_id = hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
+        is_known = profile_id == request.known_profile
         return pb.GetProfileResponse(
-            profile_json="" if profile_id == request.known_profile else _bounded(text, limits),
+            # a profile of hundreds of layers would take half a minute of a slow link as it is
+            profile_zstd=b"" if is_known else compressed(_bounded(text, limits).encode()),
             digest=found.digest,
             profile_id=profile_id,
             queue_length=report.queue_length,
@@ -168,9 +174,9 @@ def _bounded(text: str, limits: Limits) -> str:
     return text
 
 
-def _parsed(text: str, read: Callable[[Any], T]) -> T:
+def _parsed(text: str | bytes, read: Callable[[Any], T]) -> T:
     try:
-        return read(json.loads(text, parse_constant=_refuse))
+        return read(json.loads(text, parse_constant=_refuse))  # bytes that are no UTF-8 are a ValueError
     except (ValueError, RecursionError) as error:
         raise CodecError(f"the far side sent something else: {str(error)[:500]}") from error
 

@@ -11,14 +11,17 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import zstandard
 
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.errors import CodecError
 from splitnn.graph.graph import Graph, Layer, TensorSpec
 from splitnn.proto import control_pb2 as pb
+from splitnn.transport.base import DEFAULT_LIMITS
 from splitnn.transport.channel import open_channel
 from splitnn.transport.control import CONTROL, ControlClient
 from splitnn.transport.server import listen
+from splitnn.transport.zstd import compressed
 
 GRAPH = Graph(
     layers=(Layer("relu", "aten.relu.default", ("x",), ("y",), weights=("w",), flops=7),),
@@ -67,9 +70,11 @@ class Liar:
         self.profile, self.graph = json.dumps(PROFILE.to_json()), json.dumps(GRAPH.to_json())
         self.load: dict[str, Any] = {"slowdown": 1.0}
         self.received_at_s = 1.0
+        self.frame: bytes | None = None  # in place of the profile's
 
     async def get_profile(self, request: bytes, context: Any) -> bytes:
-        return pb.GetProfileResponse(profile_json=self.profile, **self.load).SerializeToString()
+        sent = compressed(self.profile.encode()) if self.frame is None else self.frame
+        return pb.GetProfileResponse(profile_zstd=sent, **self.load).SerializeToString()
 
     async def get_model(self, request: bytes, context: Any) -> bytes:
         return pb.GetModelResponse(name="net", digest="d1", graph_json=self.graph).SerializeToString()
@@ -120,6 +125,22 @@ def test_a_profile_with_a_number_of_nobody_is_refused_as_one_that_cannot_be_read
                 assert report.profile is not None
                 assert usable(report.profile), (path, text)
         assert refused >= 7 * len(list(numbers(whole)))  # text that float() reads, and no error, are accepted
+
+    with_liar(test)
+
+
+def test_a_frame_that_is_broken_or_states_too_much_is_refused_before_anything_is_allocated() -> None:
+    whole = compressed(json.dumps(PROFILE.to_json()).encode())
+    bomb = compressed(bytes(DEFAULT_LIMITS.message_bytes + 1))
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(b"{}")
+    frames = [whole[:-1], whole + b"x", b"{}", bomb, unsized, compressed(b"\xff\xfe\xfd"), compressed(b"[" * 100_000)]
+
+    async def test(liar: Liar, control: ControlClient) -> None:
+        liar.frame = whole
+        assert (await control.get_profile("net", timeout_s=10)).profile == PROFILE
+        for liar.frame in frames:
+            with pytest.raises(CodecError):
+                await control.get_profile("net", timeout_s=10)
 
     with_liar(test)
 
