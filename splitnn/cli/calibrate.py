@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from splitnn.cost.exit_drops import Asked, ExitDrops
 from splitnn.cost.profile_file import write_profile
 
 if TYPE_CHECKING:
-    from splitnn.graph.graph import Graph
+    from splitnn.graph.model import Model
     from splitnn.transport.codec import Codec
 
 _USUAL = (
@@ -79,29 +79,38 @@ def run(args: argparse.Namespace) -> int:
     for found in profiles.values():
         found.check_fits(model.graph, model.digest)
     data = samples(args.data, model, count=args.count, part="test", seed=args.seed)
+    if Path(args.data).is_file():
+        _check_all(Path(args.data), model)
+    left_out: dict[str, dict[str, str]] = defaultdict(dict)
+
+    def refused(tensor: str, codec: str, reason: str) -> None:
+        left_out[tensor][codec] = reason
+
     tensors = None if args.tensors is None else args.tensors.split(",")
     with progress_bar("calibrating") as progress:
-        calibration = calibrate(model, data, codecs=codecs, tensors=tensors, progress=progress)
+        calibration = calibrate(model, data, codecs=codecs, tensors=tensors, progress=progress, refused=refused)
     for path, found in profiles.items():
         write_profile(path, found.calibrated(calibration))
     if args.json:
         print(json.dumps({"model": args.model, "digest": model.digest, **calibration.to_json()}))
     else:
         _print(args.model, calibration, [str(path) for path in profiles])
-    for tensor, left_out in _left_out(model.graph, calibration, codecs).items():
-        print(f"{tensor}: {', '.join(left_out)} could not encode its values here, and are left out", file=sys.stderr)
+    for tensor, reasons in left_out.items():
+        print(f"{tensor}: {', '.join(reasons)} could not encode its values here, and are left out", file=sys.stderr)
+        for reason in dict.fromkeys(reasons.values()):
+            print(f"  {reason}", file=sys.stderr)
     return 0
 
 
-def _left_out(graph: Graph, calibration: Calibration, codecs: Mapping[str, Codec]) -> dict[str, list[str]]:
-    """Of each tensor the codecs that take such tensors, but refused the values that it had."""
-    found = {
-        tensor: [
-            name for name, each in codecs.items() if each.accepts(graph.tensors[tensor]) and each.name not in measured
-        ]
-        for tensor, measured in calibration.tensors.items()
-    }
-    return {tensor: names for tensor, names in found.items() if names}
+def _check_all(path: Path, model: Model) -> None:
+    """Raises InvalidInput where any sample of the file holds NaN, drawn or not: other commands draw others."""
+    from safetensors import safe_open
+
+    from splitnn.tuning.evaluation import check_numbers
+
+    with safe_open(path, framework="pt") as file:
+        for name in model.graph.inputs:
+            check_numbers(file.get_tensor(name), f"{path}: {name!r}")
 
 
 def _codecs(names: str) -> dict[str, Codec]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from splitnn.cli.sources import MODEL_HELP, open_model
+from splitnn.errors import EngineMismatch
 
 _DESCRIPTION = """\
 Make a version of MODEL that is smaller or faster, measure on held-out data what that costs in accuracy (without labels:
@@ -31,7 +32,7 @@ the version is counted again on the held-out data.
   splitnn compress my.models:net --data fashion-mnist --method prune --flops 0.5 --out models/net/2
   splitnn compress efficientnet_lite2 --data photos --method distill --into efficientnet_lite0 --out models/small
 """
-_CALIBRATION = 32  # photos; more changed nothing
+_TO_LEARN_FROM, _FOR_RANGES = 512, 32  # more photos changed no ranges
 
 
 def add_parser(subparsers: Any) -> None:
@@ -53,7 +54,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--into", metavar="MODEL", help="distill: the smaller model that learns")
     parser.add_argument("--steps", metavar="N", type=_count, default=200, help="of learning (default 200)")
     parser.add_argument("--budget", metavar="SECONDS", type=float, default=600.0, help="learning ends then (600)")
-    parser.add_argument("--samples", metavar="N", type=_count, default=512, help="to learn from (default 512)")
+    parser.add_argument(
+        "--samples",
+        metavar="N",
+        type=_count,
+        help="to learn from (default 512), or int8: to take ranges from (default 32)",
+    )
     parser.add_argument("--held-out", metavar="N", type=_count, default=256, help="to judge by (default 256)")
     parser.add_argument("--seed", metavar="N", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the recipe as JSON")
@@ -83,13 +89,15 @@ def run(args: argparse.Namespace) -> int:
         raise FileExistsError(f"{args.out} exists; give a new folder")
     base = open_model(args.model)
     student = open_model(args.into) if args.into else None
-    count = min(args.samples, _CALIBRATION) if args.method.startswith("int8") else args.samples
+    usual = _FOR_RANGES if args.method.startswith("int8") else _TO_LEARN_FROM
+    count = usual if args.samples is None else args.samples
     train = samples(args.data, base, count=count, part="train", seed=args.seed)
     held_out = samples(args.data, base, count=args.held_out, part="test", seed=args.seed)
     lessons = Lessons(steps=args.steps, seed=args.seed, budget_s=args.budget)
     settings: dict[str, str | int | float] = {"data": args.data, "seed": args.seed}
     settings |= {"until": args.until} if args.until else {}
     own = held_out
+    unmeasured: dict[str, str] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -118,16 +126,30 @@ def run(args: argparse.Namespace) -> int:
         progress(1.0, "measuring")
         figures = seconds_of({"base_latency_s": base, "latency_s": version})
         if args.method == "int8":
-            figures |= in_onnxruntime(base, version, judged)
+            try:
+                figures |= in_onnxruntime(base, version, judged)
+            except (ModuleNotFoundError, EngineMismatch) as error:
+                unmeasured = {"onnxruntime": str(error)}
         made = with_recipe(
             version, base, judged, own, method=args.method, settings=settings, figures=figures
         )  # fmt: skip
     package.save(made, args.out)
     assert made.recipe is not None
     if args.json:
-        print(json.dumps({"folder": str(args.out), "digest": made.digest, "recipe": made.recipe.to_json()}))
+        print(
+            json.dumps(
+                {
+                    "folder": str(args.out),
+                    "digest": made.digest,
+                    "recipe": made.recipe.to_json(),
+                    "unmeasured": unmeasured,
+                }
+            )
+        )
     else:
         print(f"{args.out}: {made.digest[:12]}\n  {made.recipe}")
+        for engine, why in unmeasured.items():
+            print(f"  no figures of {engine}: {why}")
     return 0
 
 

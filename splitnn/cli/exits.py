@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     from splitnn.zoo.datasets import samples
 
     max_drop = parse_share(args.max_accuracy_drop)
+    if args.train == "joint" and args.steps < 1:
+        raise ValueError(f"--train joint takes at least one step, not --steps {args.steps}")
     model = open_model(args.model)
     held_out = samples(args.data, model, count=args.samples, part="test", seed=args.seed)
     train = held_out

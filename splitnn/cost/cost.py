@@ -69,7 +69,7 @@ class Cost:
     @property
     def transfer_s(self) -> float:
         """Seconds that are neither head nor tail: encoding, wire, decoding, round trips, download and handling."""
-        return self.latency_s - sum(self.compute_s)
+        return (self.latency_ns - sum(nanoseconds(each) for each in self.compute_s)) * 1e-9  # in floats 0 is 3e-18
 
     @property
     def sent_bytes(self) -> int:

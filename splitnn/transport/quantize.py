@@ -75,8 +75,8 @@ class Int8:
     each sample where channels are short. A batch decodes to what its samples decode to one by one.
 
     The error is at most half a step, (maximum - minimum) / 510, and float32 rounding; a channel whose values differ
-    by less than 3e-36 comes back as its minimum. Payload, little-endian: ranges
-    (uint32), minima (float32), steps (float32), symbols (uint8) in the order of memory.
+    by less than 3e-36, as denormals do, comes back as its minimum, so off by less than that. Payload,
+    little-endian: ranges (uint32), minima (float32), steps (float32), symbols (uint8) in the order of memory.
     """
 
     name: str = "int8"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 from typing import Protocol
@@ -39,6 +39,9 @@ class Codec(TensorCodec, Protocol):
     def lossless(self) -> bool: ...
 
 
+Refused = Callable[[str, str, str], None]
+"""Told of a tensor and a codec that could not encode its values, and the codec's own reason."""
+
 MOST_TENSORS = 10
 """How many tensors are calibrated when none are named."""
 
@@ -50,11 +53,12 @@ def calibrate(
     codecs: Mapping[str, Codec],
     tensors: Sequence[str] | None = None,
     progress: Progress = silent,
+    refused: Refused | None = None,
 ) -> Calibration:
     """Codecs on tensors (``candidates`` by default), judged by labels where the data have them, else by agreement.
 
-    A codec that refuses a tensor's values is left out for that tensor. Of a model with exits the drops are those of its
-    last exit alone, and those of every way to ask them stand beside (``Calibration.exits``).
+    A codec that refuses a tensor's values is left out for that tensor, which ``refused`` is told. Of a model with exits
+    the drops are those of its last exit alone, and those of every way to ask them stand beside (``Calibration.exits``).
 
     Raises:
         InvalidInput: the data do not fit the model, or it answers NaN.
@@ -79,7 +83,7 @@ def calibrate(
             parts.append(Outcomes.of(exits, logits, truth))
             for (tensor, trial), value in zip(trials.items(), values, strict=True):
                 progress(min(1.0, done / total), f"calibrating {tensor}")
-                trial.add(value, logits, parts[-1], truth, batch)
+                trial.add(value, logits, parts[-1], truth, batch, refused)
                 done += 1
             seen += len(whole)
     before, origins = Outcomes.joined(parts), data.origins[:seen]
@@ -198,14 +202,17 @@ class _Trial:
         before: Outcomes,
         truth: torch.Tensor,
         batch: Mapping[str, torch.Tensor],
+        refused: Refused | None,
     ) -> None:
         """One batch of the tensor's values, with what the whole model says of it."""
         known = {_digest(value): before}
         for codec in list(self._codecs):
             try:
                 coded = [_coded(codec, part) for part in value.split(self._request)]
-            except CodecError:
+            except CodecError as error:
                 self._codecs.remove(codec)
+                if refused is not None:
+                    refused(self._tensor, codec.name, str(error))
                 continue
             decoded = torch.cat([each.decoded for each in coded])
             key = _digest(decoded)

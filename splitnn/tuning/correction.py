@@ -26,7 +26,8 @@ _SLOPES = (0.5, 2.0)  # no further from 1 than that
 def corrected(base: Model, version: Model, data: Samples) -> Model:
     """The version with scales and biases such that each int8 layer's channels are, in least squares, the base's.
 
-    Layer after layer, each behind corrected ones. ``version`` holds the base's calls, its weights in int8.
+    Layer after layer, each behind corrected ones. ``version`` holds the base's calls, its weights in int8. A layer
+    whose bias is computed stays as it is: a bias that depends on data has no slope to take.
     """
     rows = _rows(base, len(data.origins))
     inputs = {name: tensor[:rows] for name, tensor in data.inputs.items()}
@@ -38,15 +39,14 @@ def corrected(base: Model, version: Model, data: Samples) -> Model:
     ours = run_nodes(calls, {**version.weights, **inputs})
     with torch.inference_mode():
         for node, got in ours:
-            scale = _scale_of(node)
-            if scale not in weights:
+            scale, bias = _scale_of(node), node.args[2] if len(node.args) > 2 else None
+            if scale not in weights or not (bias is None or bias.name in weights):
                 continue
             same = (node.name, node.name.removesuffix(".raw"))
             want = next(value for other, value in theirs if other.name in same)
             mine = _channels_last(got, node.op)
             slope, shift = _fit(_channels_last(want, node.op), mine, slopes=readers[node.reads[1]] == 1)
             mine.mul_(slope).add_(shift)  # in place, so that later layers meet what will be
-            bias = node.args[2] if len(node.args) > 2 else None
             name = f"{node.name}.corrected"
             weights[scale] = weights[scale] * slope.view(-1, *[1] * (weights[scale].dim() - 1))
             weights[name] = shift if bias is None else weights[bias.name] * slope + shift
@@ -54,10 +54,10 @@ def corrected(base: Model, version: Model, data: Samples) -> Model:
     return rebuilt(version, weights, [changed.get(node.name, node) for node in calls])
 
 
-def _scale_of(node: Node) -> str:
-    """The name of the scale of the call's int8 weight; "" where it has none."""
+def _scale_of(node: Node) -> str | None:
+    """The name of the scale of the call's int8 weight; None where it has none."""
     weight = node.reads[1] if node.op in WEIGHTY and len(node.reads) > 1 else ""
-    return f"{weight.removesuffix('.restored')}.scale" if weight.endswith(".restored") else ""
+    return f"{weight.removesuffix('.restored')}.scale" if weight.endswith(".restored") else None
 
 
 def _fit(want: torch.Tensor, got: torch.Tensor, *, slopes: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -49,9 +49,11 @@ def int8_weights(model: Model, layers: Collection[str] | None = None) -> Model:
     """The model with the weights of convolutions, linear layers and embeddings (of these layers only) in int8.
 
     Raises:
-        InvalidInput: there are none.
+        InvalidInput: there are none, or they are in int8 already.
     """
     chosen = _chosen(model, layers)
+    if not chosen and any(f"{name}.int8" in model.weights for name in _restored(model, layers)):
+        raise InvalidInput("the weights of these layers are in int8 already")
     if not chosen:
         raise InvalidInput("none of these layers has a float weight of a convolution, a linear layer or an embedding")
     weights = {name: tensor for name, tensor in model.weights.items() if name not in chosen}
@@ -91,6 +93,15 @@ def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         best_error = torch.minimum(error, best_error)
     steps = (flat / best_scale).round().clamp(-127, 127).to(torch.int8)
     return steps.view(weight.shape), best_scale.view(-1, *[1] * (weight.dim() - 1))
+
+
+def _restored(model: Model, layers: Collection[str] | None) -> set[str]:
+    """What these layers read behind ``.restored``, by the names before it."""
+    owner = layer_of_nodes(model.graph, model.program)
+    read = {
+        name for node in model.program.nodes if layers is None or owner.get(node.name) in layers for name in node.reads
+    }
+    return {name.removesuffix(".restored") for name in read if name.endswith(".restored")}
 
 
 def _chosen(model: Model, layers: Collection[str] | None) -> list[str]:

@@ -31,23 +31,24 @@ def seconds_of(models: Mapping[str, Model]) -> dict[str, float]:
 def in_onnxruntime(base: Model, version: Model, judged: Judged) -> dict[str, float]:
     """What the version loses, and takes beside the base, in ONNX Runtime, as figures of a recipe.
 
-    Nothing where ONNX Runtime is not installed or cannot run them, or the model was captured for more samples than one:
-    a session takes what it was made for, and those that are left over would not be judged.
+    Raises:
+        EngineMismatch: ONNX Runtime cannot run them, or the model was captured for more samples than one: a session
+            takes what it was made for, and those that are left over would not be judged.
+        ModuleNotFoundError: it is not installed.
     """
     if base.graph.batch != 1:
-        return {}
-    try:
-        with _one_thread():
-            calls = {
-                name: compiled_call(
-                    extract(model, model.graph.inputs, [answers_of(model)]), "onnxruntime", list(model.example.values())
-                )
-                for name, model in {"onnxruntime_base": base, "onnxruntime": version}.items()
-            }
-            rows = [_row(base, judged.data, row) for row in range(len(judged.logits))]
-            drop = judged.drop(torch.cat([calls["onnxruntime"](*row)[0] for row in rows]))
-    except (ModuleNotFoundError, EngineMismatch):
-        return {}
+        raise EngineMismatch(
+            f"the model was captured for {base.graph.batch} samples at once, and is judged in ONNX Runtime one by one"
+        )
+    with _one_thread():
+        calls = {
+            name: compiled_call(
+                extract(model, model.graph.inputs, [answers_of(model)]), "onnxruntime", list(model.example.values())
+            )
+            for name, model in {"onnxruntime_base": base, "onnxruntime": version}.items()
+        }
+        rows = [_row(base, judged.data, row) for row in range(len(judged.logits))]
+        drop = judged.drop(torch.cat([calls["onnxruntime"](*row)[0] for row in rows]))
     return {
         "onnxruntime_drop": drop.estimate,
         "onnxruntime_drop_low": drop.low,

@@ -46,6 +46,13 @@ def test_everything_on_the_device_costs_its_layers_only() -> None:
     assert _cost("ddd") == Cost(1_500_000_000, (1.5, 0.0), (), 0.0, 0.0)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_transferred_where_all_is_local(seed: int) -> None:
+    rng = random.Random(seed)
+    parts = [rng.randrange(10**9) for _ in range(3)]
+    assert Cost(sum(parts), tuple(each * 1e-9 for each in parts), (), 0.0, 0.0).transfer_s == 0
+
+
 def test_parts_of_the_cost_add_up() -> None:
     cost = _cost("dcc")
     assert cost.compute_s == (0.5, 0.2)

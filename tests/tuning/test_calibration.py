@@ -172,8 +172,22 @@ def test_codecs_that_refuse_the_values_are_named(tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     assert main(["calibrate", package, "--profile", str(profile), "--data", str(data), "--codecs", "raw,fp16",
                  "--tensors", "x"]) == 0  # fmt: skip
-    assert "x: fp16 could not encode its values here" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "x: fp16 could not encode its values here" in said
+    assert "fp16 holds finite values up to 65504 only" in said
     assert list(Calibration.from_json(open_profile(profile).accuracy.to_json()).tensors["x"]) == ["raw"]  # type: ignore[union-attr]
+
+
+def test_a_sample_that_is_nan_is_refused_drawn_or_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = captured("chain")
+    package, profile = str(save(model, tmp_path / "chain")), tmp_path / "device.json"
+    rows = torch.randn(300, 3, 12, 12)
+    rows[299, 0, 0, 0] = torch.nan
+    save_file({"x": rows}, tmp_path / "data.safetensors")
+    assert main(["profile", package, "-o", str(profile), "--repeats", "1"]) == 0
+    asked = ["calibrate", package, "--profile", str(profile), "--data", str(tmp_path / "data.safetensors")]
+    assert main([*asked, "--codecs", "raw", "--count", "20"]) == 2
+    assert "holds NaN (sample 299)" in capsys.readouterr().err
 
 
 def test_models_that_answer_nan_are_refused() -> None:

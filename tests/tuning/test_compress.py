@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from splitnn.cli.main import main
-from splitnn.errors import InvalidInput
+from splitnn.errors import EngineMismatch, InvalidInput
 from splitnn.graph import package
 from splitnn.graph.ancestors import layers_before
 from splitnn.graph.capture import capture
@@ -275,4 +275,25 @@ def test_figures_of_onnx_runtime_are_left_out_for_a_model_of_four_samples_at_onc
     base = capture(nn.Linear(6, 4), (torch.randn(4, 6),), batch="fixed")
     (name,) = base.graph.inputs
     data = Samples({name: torch.randn(9, 6)}, None, tuple("abcdefghi"), "rows")
-    assert in_onnxruntime(base, base, Judged.by(base, data)) == {}
+    with pytest.raises(EngineMismatch, match="captured for 4 samples at once"):
+        in_onnxruntime(base, base, Judged.by(base, data))
+
+
+def test_int8_takes_the_samples_asked_for_and_says_why_onnx_runtime_has_no_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(1)
+    base = capture(nn.Sequential(nn.Linear(6, 64), nn.Linear(64, 3)), (torch.randn(2, 6),), batch="fixed")
+    (name,) = base.graph.inputs
+    save_file({name: torch.randn(200, 6)}, tmp_path / "rows.safetensors")
+    package.save(base, tmp_path / "net")
+    asked = ["compress", str(tmp_path / "net"), "--data", str(tmp_path / "rows.safetensors"), "--method", "int8"]
+    for options, samples_used in (([], 32), (["--samples", "50"], 50)):
+        assert main([*asked, *options, "--out", str(tmp_path / f"of{samples_used}"), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["recipe"]["settings"]["samples"] == samples_used
+        assert "captured for 2 samples at once" in said["unmeasured"]["onnxruntime"]
+    assert main([*asked, "--out", str(tmp_path / "told")]) == 0
+    assert "no figures of onnxruntime: the model was captured for 2" in capsys.readouterr().out
+    with pytest.raises(InvalidInput, match="in int8 already"):
+        int8_weights_version(package.load(tmp_path / "told"))

@@ -231,3 +231,29 @@ def test_a_channel_of_no_weights_with_a_large_bias_stays_what_it_is(noise: Sampl
     one, other = fast.run(small.example)[out], whole.run(small.example)[out]
     assert isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
     assert away(one, other) < 0.01
+
+
+class ComputedBias(nn.Module):
+    """One bias is made of a weight, the other of data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 32), nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = nn.functional.linear(x, self.first.weight, self.first.bias * 2).relu()
+        return nn.functional.linear(y, self.second.weight, y.mean(0))
+
+
+def test_layers_whose_bias_is_computed_are_in_int8_too() -> None:
+    torch.manual_seed(4)
+    base = capture(ComputedBias().eval(), (torch.randn(1, 16),))
+    (name,) = base.graph.inputs
+    rows = torch.randn(64, 16)
+    version = int8_version(base, Samples({name: rows}, None, tuple(map(str, range(64))), "noise"))
+    assert sum(weight.endswith(".int8") for weight in version.weights) == 2
+    found, wanted = (
+        torch.cat([next(iter(tensor_values(each, each.graph.outputs, {name: row[None]}).values())) for row in rows])  # type: ignore[misc]
+        for each in (version, base)
+    )
+    assert away(found, wanted) < 0.02
