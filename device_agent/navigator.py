@@ -205,10 +205,10 @@ class Navigator:
         bandwidth_bps = now.topology.up[0].bandwidth_bps
         found: list[Way] = []
         for policy in policies_of(exits):
-            drops: Mapping[Option, float] = {}
+            drops: Mapping[Option, float] | None = None
             limit = 0.0
-            if allowance is not None and calibrated is not None:
-                drops = policy_drops(calibrated, allowance.codecs, policy)
+            if allowance is not None:
+                drops = policy_drops(calibrated, allowance.codecs, policy) if calibrated is not None else {}
                 limit = allowance.limit - max(0.0, policy_drop(exits, [each.name for each in policy.exits]).high)
             found += ways_between(
                 self._graph,

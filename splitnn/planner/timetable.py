@@ -6,6 +6,7 @@ when conditions change takes a sum each, and choosing one for a request a few co
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from splitnn.planner.accuracy import Option, drop_of_plan
 from splitnn.planner.deadlines import compute_deadline_map, every_policy
 from splitnn.planner.plan import LOSSLESS, Plan
 
+_MOST_MAPS = 16
 _MOST_COMBINED = 4  # of more exits only single ones, and all together, are weighed
 
 
@@ -51,38 +53,51 @@ def ways_between(
     *,
     policy: Exits,
     codecs: Sequence[str],
-    drops: Mapping[Option, float],
+    drops: Mapping[Option, float] | None,
     limit: float,
     low_bps: float,
     high_bps: float,
 ) -> list[Way]:
     """The ways of one policy that are the quickest, in the mean or at worst, at some bandwidth in between.
 
-    With lossless codecs, and where ``drops`` are given with those lossy ones, too, that lose at most ``limit``; lossy
-    ones among ``codecs`` for which there is no drop were asked for, and cost nothing here.
+    Without ``drops`` by all of ``codecs``, lossy ones too: they were asked for, and cost nothing here. With them by the
+    lossless ones, and by lossy ones as far as a plan's together lose at most ``limit``: exactly those as long as
+    ``_MOST_MAPS`` searches suffice, else some that would just have been allowed may be missing. What the exits
+    themselves lose may have used the limit up; then it is below 0, and lossless ways are left.
 
     Raises:
         ProfileMismatch, InfeasiblePlan, ValueError: as ``compute_deadline_map``.
     """
-    named = tuple(codecs)
-    choices: list[Codecs] = [named]
-    usable = [option for option, drop in drops.items() if drop <= limit]
-    if usable:
-        lossless = tuple(codec for codec in named if codec in LOSSLESS) or ("raw",)
-        choices = [
-            lossless,
-            {t: (*lossless, *(codec for tensor, codec in usable if tensor == t)) for t in graph.tensors},
-        ]
-    found: dict[str, Way] = {}
-    for allowed in choices:
-        made = compute_deadline_map(
+
+    def quickest(allowed: Codecs) -> list[Plan]:
+        found = compute_deadline_map(
             graph, profiles, topology, policies=[policy], codecs=allowed, low_bps=low_bps, high_bps=high_bps
         )
-        for each in made.plans:
-            lost = drop_of_plan(each.plan, drops) if usable else 0.0
-            if lost <= limit or not usable:
-                found[each.plan.id] = Way(policy, each.plan, policy.accuracy - lost, each.plan.predicted.latency_s)
-    return list(found.values())
+        return [each.plan for each in found.plans]
+
+    if drops is None:
+        plans = {plan.id: (plan, 0.0) for plan in quickest(tuple(codecs))}
+    else:
+        lossless = tuple(codec for codec in codecs if codec in LOSSLESS) or ("raw",)
+        plans = {plan.id: (plan, 0.0) for plan in quickest(lossless)}
+        pending = deque([frozenset(option for option, drop in drops.items() if drop <= limit)])
+        searched = {frozenset[Option]()}
+        while pending and len(searched) < _MOST_MAPS:
+            usable = pending.popleft()
+            if usable in searched:
+                continue
+            searched.add(usable)
+            for plan in quickest({t: (*lossless, *(c for u, c in usable if u == t)) for t in graph.tensors}):
+                lost = drop_of_plan(plan, drops)
+                if lost <= max(0.0, limit):
+                    plans[plan.id] = plan, lost
+                else:  # whatever is allowed does without one of these
+                    pending.extend(usable - {option} for option in _lossy(plan))
+    return [Way(policy, plan, policy.accuracy - lost, plan.predicted.latency_s) for plan, lost in plans.values()]
+
+
+def _lossy(plan: Plan) -> list[Option]:
+    return sorted({(tensor, codec) for hop in plan.hops for tensor, codec in hop.items() if codec not in LOSSLESS})
 
 
 def timetable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -26,20 +27,29 @@ def _at_rate(topology: Topology, bandwidth_bps: float) -> Topology:
 
 
 def _ways(problem: Problem, exits: Exits, **options: object) -> list[Way]:
-    given: dict[str, object] = {"codecs": CODECS, "drops": {}, "limit": 0.0, **options}
-    return [
-        way
-        for policy in policies_of(exits)
-        for way in ways_between(
-            problem.graph,
-            problem.profiles,
-            problem.topology,
-            policy=policy,
-            low_bps=LOW_BPS,
-            high_bps=HIGH_BPS,
-            **given,  # type: ignore[arg-type]
-        )
-    ]
+    given: dict[str, object] = {"codecs": CODECS, "drops": None, "limit": 0.0, **options}
+    return [way for policy in policies_of(exits) for way in _ways_of(problem, policy, **given)]  # type: ignore[arg-type]
+
+
+def _ways_of(
+    problem: Problem,
+    policy: Exits,
+    drops: Mapping[Option, float] | None,
+    *,
+    limit: float,
+    codecs: Sequence[str] = ("raw",),
+) -> list[Way]:
+    return ways_between(
+        problem.graph,
+        problem.profiles,
+        problem.topology,
+        policy=policy,
+        codecs=codecs,
+        drops=drops,
+        limit=limit,
+        low_bps=LOW_BPS,
+        high_bps=HIGH_BPS,
+    )
 
 
 def test_look_up_is_as_accurate_as_the_map_for_every_deadline_and_never_late() -> None:
@@ -108,7 +118,39 @@ def test_lossy_codecs_cost_accuracy_and_stay_within_their_limit() -> None:
             assert way.accuracy == way.exits.accuracy - lost
             lossy += lost > 0
         assert all(drop_of_plan(way.plan, drops) == 0 for way in _ways(problem, exits, codecs=("raw",), limit=0.05))
+        for kept, limit in ((drops, 0.001), (drops, -0.4), ({}, 0.05)):  # too much, used up by the exits, not measured
+            for way in _ways(problem, exits, codecs=("raw", "int8", "fp16"), drops=kept, limit=limit):
+                assert drop_of_plan(way.plan, {}) == 0, "a codec that was named is used beyond what may be lost"
+                assert way.accuracy == way.exits.accuracy
     assert lossy > 5
+
+
+def test_where_two_lossy_tensors_lose_too_much_together_the_quickest_plan_with_fewer_is_found() -> None:
+    tried = 0
+    for seed in range(250):
+        rng = random.Random(seed)
+        problem, exits = random_exit_problem(rng, layers=9, tiers=2)
+        drops: dict[Option, float] = {(tensor, "int8"): rng.choice((0.025, 0.03)) for tensor in problem.graph.wires}
+        if all(drop_of_plan(way.plan, drops) < 0.04 for way in _ways_of(problem, exits, drops, limit=1.0)):
+            continue  # two of them never cross together
+        print(f"seed {seed}")
+        tried += 1
+        allowed = [
+            way
+            for chosen in [(), *((option,) for option in drops)]  # two of them lose at least .05
+            for way in _ways_of(problem, exits, {option: drops[option] for option in chosen}, limit=1.0)
+            if drop_of_plan(way.plan, drops) <= 0.04
+        ]
+        found = _ways_of(problem, exits, drops, limit=0.04)
+        assert all(drop_of_plan(way.plan, drops) <= 0.04 for way in found)
+        for _ in range(8):
+            topology = _at_rate(problem.topology, 10 ** rng.uniform(5, 8))
+            best_s, found_s = (
+                min(way.worst_s for way in timetable(some, problem.graph, problem.profiles, topology))
+                for some in (allowed, found)
+            )
+            assert found_s == best_s
+    assert tried >= 5
 
 
 def test_of_many_exits_each_alone_and_all_together_are_weighed() -> None:
