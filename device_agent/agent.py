@@ -195,13 +195,14 @@ class Agent:
         is_typical = load == 1 and pipeline in self._ran
         number = self._begun if self._under_way == 1 else 0
         progress = await pipeline.start(request.tensors, deadline_s=deadline_s, request_id=request.request_id)
-        if progress.stage_s and is_typical:
+        if progress.stage_s and is_typical and not progress.is_short:  # a run that was cut short is of no layers
             self._navigator.observe_device(progress.ran, progress.stage_s[0])
         self._ran.add(pipeline)
         if course.plan.is_local or progress.hosts_done == len(course.plan.hosts):
             progress = await pipeline.finish_here(progress)
         else:
-            progress, degraded = await self._rest.done(course.pipeline, course.plan, progress, load=load)
+            progress, lost = await self._rest.done(course.pipeline, course.plan, progress, load=load)
+            degraded = "; ".join(filter(None, (degraded, lost)))
             if is_typical and not degraded and is_whole_tail(progress, self._model.exits):
                 timings = progress.answers[-1].timings
                 self._navigator.observe_cloud(pipeline.stages[1].layers, timings.queue_s + timings.compute_s)

@@ -49,7 +49,7 @@ class Open:
 
 
 class Taken(NamedTuple):
-    """What a request in a hurry follows; ``degraded`` is the reason when it must be the device alone."""
+    """What a request in a hurry follows; ``degraded`` says why it is the device alone, or that nothing is in time."""
 
     course: Course
     exits: Exits
@@ -106,10 +106,12 @@ class Timely:
         elif found := _most_accurate(self.with_cloud, within_s):
             lost_because = self._refusals.reason(found.course.plan.id, load=load)
             if found.course.plan.is_local or not lost_because:
-                return Taken(found.course, found.way.exits, "")
+                return Taken(found.course, found.way.exits, _late(found, within_s))
             lost_because = f"the cloud refuses this plan: {lost_because}"
         found = _most_accurate(self.alone, within_s)
-        return None if found is None else Taken(found.course, found.way.exits, lost_because)
+        if found is None:
+            return None
+        return Taken(found.course, found.way.exits, "; ".join(filter(None, (lost_because, _late(found, within_s)))))
 
     def tell(self) -> None:
         """Conditions may have changed."""
@@ -156,6 +158,13 @@ class Timely:
 def _most_accurate(table: Sequence[Open], within_s: float) -> Open | None:
     """The first in which no sample is late; where there is none, the quickest."""
     return next((each for each in table if each.way.worst_s <= within_s), table[-1] if table else None)
+
+
+def _late(taken: Open, within_s: float) -> str:
+    """What the answer says where nothing is in time; "" where this is."""
+    if taken.way.worst_s <= within_s:
+        return ""
+    return f"no way to answer is in time: the quickest is predicted at {taken.way.worst_s * 1e3:.1f} ms"
 
 
 def asked_within(request: Request) -> float | None:

@@ -12,7 +12,7 @@ from splitnn.errors import CodecError, TransportError
 from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model, Value
 from splitnn.planner.plan import Plan
-from splitnn.runtime.engine import Engine
+from splitnn.runtime.engine import Engine, Executed
 from splitnn.runtime.exits import Passage, begin, judged, lightened, told
 from splitnn.runtime.inputs import samples_of
 from splitnn.runtime.legs import Leg, parts, passing
@@ -75,13 +75,15 @@ class PastExits:
                 latest[0], done = after, done + 1
             return done == len(way)
 
+        began_s = self._clock()
         running = asyncio.ensure_future(
             self._engine.run(work, deadline_s=progress.deadline_s, size_bytes=progress.held_bytes)
         )
         try:
             await asyncio.wait((running,), timeout=max(0.0, progress.answer_by_s - self._clock()))
             if not running.done() and latest[0].has_answers:
-                return self.settled(_at(progress, latest[0]))
+                cut_short = Executed(False, 0.0, self._clock() - began_s)
+                return self.settled(_at(progress.timed(cut_short, tuple(ran)), latest[0]))
             executed = await running
         except TransportError:
             if not latest[0].has_answers:

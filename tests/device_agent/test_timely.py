@@ -77,6 +77,15 @@ def test_without_a_cloud_the_deepest_exit_in_time_answers_and_the_answer_is_mark
     hurried(test, state="dead")
 
 
+def test_where_nothing_is_in_time_the_answer_says_so() -> None:
+    async def test(w: World) -> None:
+        await made_ready(w)
+        answer = await ask(w, kind_of(w.model, "exit3"), timeout_s=30, deadline_s=str(head_s(w.model, "exit1") * 0.95))
+        assert "no way to answer is in time" in str(answer.parameters["degraded"])
+
+    hurried(test, state="dead")
+
+
 def test_choice_is_the_most_accurate_in_time_of_all_policies_at_the_present_conditions() -> None:
     """A slow link: exits on the device, one after the other, and then the cloud, as there is more time."""
 
