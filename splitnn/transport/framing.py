@@ -77,10 +77,12 @@ def request_frame(request: Request, *, message_id: str, timeout_s: float | None 
     """The request as a ModelInferRequest. ``timeout_s`` goes with it where nothing else carries the deadline.
 
     Raises:
-        CodecError: a tensor cannot be encoded.
-        ValueError: no such codec.
+        CodecError: there is no such codec, or a tensor cannot be encoded.
     """
-    check_codec_names(request.codecs.values())
+    try:
+        check_codec_names(request.codecs.values())
+    except ValueError as error:
+        raise CodecError(str(error)) from error
     descriptions, payloads, tensors = encode_tensors(request.tensors, request.codecs)
     codecs = tuple(request.codecs.get(name, "raw") for name in request.wanted)
     parts = (
@@ -104,8 +106,7 @@ def answer_frame(
     reading it took.
 
     Raises:
-        CodecError: a tensor cannot be encoded.
-        ValueError: no such codec.
+        CodecError: there is no such codec, or a tensor cannot be encoded.
     """
     started = clock()
     descriptions, payloads, tensors = encode_tensors(answer.tensors, request.codecs)

@@ -77,7 +77,7 @@ def test_a_request_with_an_unknown_codec_is_refused_before_it_is_sent() -> None:
     async def main() -> None:
         for codecs in ({"x": "in8"}, {"y": "in8"}):
             request = Request("net", {"x": torch.ones(3)}, time.monotonic() + 20, wanted=("y",), codecs=codecs)
-            with pytest.raises(ValueError, match="'in8': did you mean int8"):
+            with pytest.raises(CodecError, match="'in8': did you mean int8"):
                 await LocalTransport(answer).infer(request)
 
     asyncio.run(main())
