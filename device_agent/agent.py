@@ -188,28 +188,28 @@ class Agent:
         load = samples_of(self._model.graph, request.tensors) / self._model.graph.batch
         exits = exits_for(self._model, request)
         course, degraded = await self._choose(request, load, exits)
+        late = ""
         if hurried := self.timely.instead(course, exits, request, deadline_s=deadline_s, load=load):
-            course, exits, degraded = hurried
+            course, exits, degraded, late = hurried
         choose_s = self._clock() - started_s
         pipeline = course.pipeline
         is_typical = load == 1 and pipeline in self._ran
         number = self._begun if self._under_way == 1 else 0
         progress = await pipeline.start(request.tensors, deadline_s=deadline_s, request_id=request.request_id)
-        if progress.stage_s and is_typical and not progress.is_short:  # a run that was cut short is of no layers
+        if progress.stage_s and is_typical:
             self._navigator.observe_device(progress.ran, progress.stage_s[0])
         self._ran.add(pipeline)
         if course.plan.is_local or progress.hosts_done == len(course.plan.hosts):
             progress = await pipeline.finish_here(progress)
         else:
-            progress, lost = await self._rest.done(course.pipeline, course.plan, progress, load=load)
-            degraded = "; ".join(filter(None, (degraded, lost)))
+            progress, degraded = await self._rest.done(course.pipeline, course.plan, progress, load=load)
             if is_typical and not degraded and is_whole_tail(progress, self._model.exits):
                 timings = progress.answers[-1].timings
                 self._navigator.observe_cloud(pipeline.stages[1].layers, timings.queue_s + timings.compute_s)
         if progress.is_short:
             degraded = f"{degraded}; {short_of_time(progress)}" if degraded else short_of_time(progress)
-        if degraded:
-            self._instrument.degraded(request_id=request.request_id, reason=degraded)
+        if reasons := "; ".join(filter(None, (degraded, late))):
+            self._instrument.degraded(request_id=request.request_id, reason=reasons)
         total_s = self._clock() - started_s
         if is_typical and not degraded and number == self._begun:  # alone from its first to its last moment
             beside_s = total_s - choose_s - sum(progress.stage_s)
@@ -224,7 +224,7 @@ class Agent:
             total_s=total_s,
             choose_s=choose_s,
             load=load,
-            degraded=degraded,
+            degraded=reasons,
             slowdown=self._slowdown,
         )
         if exits is not None:

@@ -49,11 +49,12 @@ class Open:
 
 
 class Taken(NamedTuple):
-    """What a request in a hurry follows; ``degraded`` says why it is the device alone, or that nothing is in time."""
+    """What a request in a hurry follows; ``degraded`` is the reason when it must be the device alone."""
 
     course: Course
     exits: Exits
     degraded: str
+    late: str  # that nothing is in time; "" where this is
 
 
 class Timely:
@@ -106,12 +107,12 @@ class Timely:
         elif found := _most_accurate(self.with_cloud, within_s):
             lost_because = self._refusals.reason(found.course.plan.id, load=load)
             if found.course.plan.is_local or not lost_because:
-                return Taken(found.course, found.way.exits, _late(found, within_s))
+                return Taken(found.course, found.way.exits, "", _late(found, within_s))
             lost_because = f"the cloud refuses this plan: {lost_because}"
         found = _most_accurate(self.alone, within_s)
         if found is None:
             return None
-        return Taken(found.course, found.way.exits, "; ".join(filter(None, (lost_because, _late(found, within_s)))))
+        return Taken(found.course, found.way.exits, lost_because, _late(found, within_s))
 
     def tell(self) -> None:
         """Conditions may have changed."""

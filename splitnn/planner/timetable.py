@@ -91,8 +91,11 @@ def ways_between(
                 lost = drop_of_plan(plan, drops)
                 if lost <= max(0.0, limit):
                     plans[plan.id] = plan, lost
-                else:  # whatever is allowed does without one of these
-                    pending.extend(usable - {option} for option in _lossy(plan))
+                else:  # whatever is allowed loses less on one of these tensors
+                    pending.extend(
+                        usable - {each for each in usable if each[0] == option[0] and drops[each] >= drops[option]}
+                        for option in _lossy(plan)
+                    )
     return [Way(policy, plan, policy.accuracy - lost, plan.predicted.latency_s) for plan, lost in plans.values()]
 
 

@@ -131,6 +131,9 @@ def test_where_two_lossy_tensors_lose_too_much_together_the_quickest_plan_with_f
         rng = random.Random(seed)
         problem, exits = random_exit_problem(rng, layers=9, tiers=2)
         drops: dict[Option, float] = {(tensor, "int8"): rng.choice((0.025, 0.03)) for tensor in problem.graph.wires}
+        alike: dict[Option, float] = {  # more codecs to choose from take nothing away
+            (tensor, codec): drop for (tensor, _), drop in drops.items() for codec in ("int8+zstd", "fp16", "fp16+zstd")
+        }
         if all(drop_of_plan(way.plan, drops) < 0.04 for way in _ways_of(problem, exits, drops, limit=1.0)):
             continue  # two of them never cross together
         print(f"seed {seed}")
@@ -141,15 +144,16 @@ def test_where_two_lossy_tensors_lose_too_much_together_the_quickest_plan_with_f
             for way in _ways_of(problem, exits, {option: drops[option] for option in chosen}, limit=1.0)
             if drop_of_plan(way.plan, drops) <= 0.04
         ]
-        found = _ways_of(problem, exits, drops, limit=0.04)
-        assert all(drop_of_plan(way.plan, drops) <= 0.04 for way in found)
+        found = _ways_of(problem, exits, drops | alike, limit=0.04)
+        assert all(drop_of_plan(way.plan, drops | alike) <= 0.04 for way in found)
         for _ in range(8):
             topology = _at_rate(problem.topology, 10 ** rng.uniform(5, 8))
             best_s, found_s = (
                 min(way.worst_s for way in timetable(some, problem.graph, problem.profiles, topology))
                 for some in (allowed, found)
             )
-            assert found_s == best_s
+            assert found_s <= best_s
+            assert found_s == best_s or any(set(way.plan.hops[0].values()) - {"raw", "int8"} for way in found)
     assert tried >= 5
 
 
