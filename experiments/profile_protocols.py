@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch
 import torch
 
 import splitnn
-from experiments.control import Lines, SteeredProgram, say
+from experiments.emulation.control import Lines, SteeredProgram, say
 from experiments.testbed import Host
 from splitnn import zoo
 from splitnn.cost.bench import ModelBench

@@ -19,25 +19,25 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 
-from experiments.calibration import Calibration as Calibration
-from experiments.calibration import LinkOffTarget as LinkOffTarget
-from experiments.calibration import calibrate as calibrate
-from experiments.hosts import Host as Host
+from experiments.emulation.calibration import Calibration as Calibration
+from experiments.emulation.calibration import LinkOffTarget as LinkOffTarget
+from experiments.emulation.calibration import calibrate as calibrate
+from experiments.emulation.hosts import Host as Host
+from experiments.emulation.links import ProxiedLink as ProxiedLink
+from experiments.emulation.links import emulated_link as emulated_link
+from experiments.emulation.links import proxied_link as proxied_link
+from experiments.emulation.programs import Program as Program
+from experiments.emulation.replay import replayed as replayed
+from experiments.emulation.shape import METHODS as METHODS
+from experiments.emulation.shape import EmulatedLink as EmulatedLink
+from experiments.emulation.shape import Method as Method
+from experiments.emulation.shape import Shape as Shape
+from experiments.emulation.shape import shape_of as shape_of
+from experiments.emulation.steered_proxy import SteeredProxy as SteeredProxy
+from experiments.emulation.synthetic_traces import synthetic_trace as synthetic_trace
+from experiments.emulation.traces import Trace as Trace
+from experiments.emulation.traces import load_trace as load_trace
 from experiments.leftovers import remove_leftovers as remove_leftovers
-from experiments.links import ProxiedLink as ProxiedLink
-from experiments.links import emulated_link as emulated_link
-from experiments.links import proxied_link as proxied_link
-from experiments.programs import Program as Program
-from experiments.replay import replayed as replayed
-from experiments.shape import METHODS as METHODS
-from experiments.shape import EmulatedLink as EmulatedLink
-from experiments.shape import Method as Method
-from experiments.shape import Shape as Shape
-from experiments.shape import shape_of as shape_of
-from experiments.steered_proxy import SteeredProxy as SteeredProxy
-from experiments.synthetic_traces import synthetic_trace as synthetic_trace
-from experiments.traces import Trace as Trace
-from experiments.traces import load_trace as load_trace
 
 logger = logging.getLogger(__name__)
 

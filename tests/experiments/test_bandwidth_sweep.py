@@ -15,16 +15,14 @@ from typing import Any
 
 import pytest
 
-from experiments.leftovers import wait_until
-from experiments.shape import METHODS, Method, Shape, shape_of
-from experiments.sweep_cells import Cell, Measured, topology_of
-from experiments.sweep_cuts import Survey
-from experiments.sweep_figures import cross_fitted_regret, headline, notes_of, overhead_s, without_choice
-from experiments.sweep_measuring import Compiled, _Turns, measure_cell
-from experiments.sweep_plots import draw_model
-from experiments.sweep_report import requests_of, rows_of, summary_lines, write_csv
-from experiments.sweep_store import Store
-from experiments.sweep_ways import (
+from experiments.bandwidth_sweep.cells import Cell, Measured, topology_of
+from experiments.bandwidth_sweep.cuts import Survey
+from experiments.bandwidth_sweep.figures import cross_fitted_regret, headline, notes_of, overhead_s, without_choice
+from experiments.bandwidth_sweep.measuring import Compiled, _Turns, measure_cell
+from experiments.bandwidth_sweep.plots import draw_model
+from experiments.bandwidth_sweep.report import requests_of, rows_of, summary_lines, write_csv
+from experiments.bandwidth_sweep.store import Store
+from experiments.bandwidth_sweep.ways import (
     AGENT,
     BASELINES,
     CANDIDATE,
@@ -35,6 +33,8 @@ from experiments.sweep_ways import (
     Way,
     ways_over,
 )
+from experiments.emulation.shape import METHODS, Method, Shape, shape_of
+from experiments.leftovers import wait_until
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
@@ -382,7 +382,7 @@ def test_a_picture_has_a_panel_for_each_round_trip_and_ratio_of_rates(
         drawn.append(shape)
         return topology_of(shape)
 
-    monkeypatch.setattr("experiments.sweep_plots.topology_of", noting)
+    monkeypatch.setattr("experiments.bandwidth_sweep.plots.topology_of", noting)
     same = [measured([role], [2.0], tiers=n % 3) for n, role in enumerate(BASELINES)]
     cells = [dataclasses.replace(cell(measured([AGENT], [1.0]), *same), shape=shape) for shape in shapes]
     draw_model(tmp_path / "m.png", cells, planning_of(chain(50, 10, 400, 2, 8)), title="a title " * 30)

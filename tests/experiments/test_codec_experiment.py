@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.codec_measure import Case, Point, narrow_cuts
-from experiments.codec_statistics import between_resamples, by_origin, bytes_at, differs, pareto, wilson
-from experiments.codec_tables import shipped_point
-from experiments.codecs import learned_ratio, share_of_input
-from experiments.unseen_photos import unseen_photos
+from experiments.codecs.__main__ import learned_ratio, share_of_input
+from experiments.codecs.measure import Case, Point, narrow_cuts
+from experiments.codecs.statistics import between_resamples, by_origin, bytes_at, differs, pareto, wilson
+from experiments.codecs.tables import shipped_point
+from experiments.train_bottleneck.unseen_photos import unseen_photos
 from splitnn.graph.capture import capture
 
 

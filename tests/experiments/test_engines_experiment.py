@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from experiments.engines import compiled_ways, measured, parts_of, report
+from experiments.engines.__main__ import compiled_ways, measured, parts_of, report
 from tests.models import captured
 
 

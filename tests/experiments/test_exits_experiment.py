@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments.calibration import LinkOffTarget
-from experiments.exits import run, write
-from experiments.exits_measure import Bench
-from experiments.exits_replay import (
+from experiments.emulation.calibration import LinkOffTarget
+from experiments.exits.__main__ import run, write
+from experiments.exits.measure import Bench
+from experiments.exits.replay import (
     Fixed,
     Track,
     Wire,
@@ -137,7 +137,7 @@ def test_a_link_that_is_off_costs_the_run_and_not_the_figures(monkeypatch: pytes
     def off(*_: object, **__: object) -> None:
         raise LinkOffTarget("round trip +5.6 ms")
 
-    monkeypatch.setattr("experiments.exits_run.run_for_real", off)
+    monkeypatch.setattr("experiments.exits.run.run_for_real", off)
     subject = SimpleNamespace(model=None, profile=None, test=None)
     found = run(subject, [])  # type: ignore[arg-type]
     assert found == {"runs": [], "not_run": "round trip +5.6 ms"}

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from experiments import hosts
-from experiments.cgroups import Cgroup, cgroup
-from experiments.hosts import Host
+from experiments.emulation import hosts
+from experiments.emulation.cgroups import Cgroup, cgroup
+from experiments.emulation.hosts import Host
 from experiments.leftovers import is_dead, wait_until
 
 
@@ -157,7 +157,7 @@ def test_where_the_top_is_not_ours_the_group_is_made_in_the_part_that_was_delega
     for refusing in (top, own):
         (refusing / "cgroup.subtree_control").mkdir()  # cannot be written, as a busy group's cannot
     (tmp_path / "own").write_text("0::/user/delegated/shell\n")
-    monkeypatch.setattr("experiments.cgroups._OWN", tmp_path / "own")
+    monkeypatch.setattr("experiments.emulation.cgroups._OWN", tmp_path / "own")
     with cgroup("x", cpu_share=0.25, memory_bytes=None, top=top) as group:
         assert [folder.parent for folder in group.folders] == [delegated]
         assert (delegated / "cgroup.subtree_control").read_text() == "+cpu"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.calibration import Calibration, Datagrams, LinkOffTarget, calibrate
-from experiments.datagram_probe import spread_s
-from experiments.hosts import Host
-from experiments.links import NamespacedLink, emulated_link, proxied_link
-from experiments.namespaces import (
+from experiments.emulation.calibration import Calibration, Datagrams, LinkOffTarget, calibrate
+from experiments.emulation.datagram_probe import spread_s
+from experiments.emulation.hosts import Host
+from experiments.emulation.links import NamespacedLink, emulated_link, proxied_link
+from experiments.emulation.namespaces import (
     DEVICE,
     SERVER_HOST,
     NamespacePair,
@@ -27,8 +27,8 @@ from experiments.namespaces import (
     why_not_netem,
     why_not_relay,
 )
-from experiments.namespaces import run as run_command
-from experiments.shape import METHODS, EmulatedLink, Method, Shape
+from experiments.emulation.namespaces import run as run_command
+from experiments.emulation.shape import METHODS, EmulatedLink, Method, Shape
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,7 +69,7 @@ def test_5_mbit_and_20_ms_by_proxy_measure_as_such() -> None:
 def test_no_packet_between_namespaces_is_larger_than_a_frame() -> None:
     with namespace_pair() as pair:
         connect_by_veth(pair)
-        probe = (sys.executable, "-m", "experiments.link_probe")
+        probe = (sys.executable, "-m", "experiments.emulation.link_probe")
         serving = subprocess.Popen(
             ["ip", "netns", "exec", pair.server, *probe, "serve", SERVER_HOST], cwd=ROOT, stdout=subprocess.PIPE
         )
@@ -126,7 +126,7 @@ class Echo:
     """A server and a client on the two sides that send one byte there and back, by the real processes of a probe."""
 
     def __init__(self, link: EmulatedLink, server: Host, device: Host) -> None:
-        command = [sys.executable, "-m", "experiments.link_probe", "serve", link.server_host]
+        command = [sys.executable, "-m", "experiments.emulation.link_probe", "serve", link.server_host]
         serving = server.start(command, cwd=ROOT, stdout=subprocess.PIPE)
         assert serving.stdout is not None
         with serving.stdout as output:
@@ -134,7 +134,16 @@ class Echo:
         self._device = device
 
     def answers(self, limit_s: float) -> bool:
-        command = [sys.executable, "-m", "experiments.link_probe", "measure", self._address, "3", "1:16384", "1:16384"]
+        command = [
+            sys.executable,
+            "-m",
+            "experiments.emulation.link_probe",
+            "measure",
+            self._address,
+            "3",
+            "1:16384",
+            "1:16384",
+        ]
         asking = self._device.start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         try:
             output, _ = asking.communicate(timeout=limit_s)
@@ -291,7 +300,7 @@ def test_whole_numbers_are_a_shape_like_any_other(link: EmulatedLink) -> None:
 
 def proxies_of_this_process() -> set[int]:
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return {int(pid) for pid in children if "experiments.proxy" in Path(f"/proc/{pid}/cmdline").read_text()}
+    return {int(pid) for pid in children if "experiments.emulation.proxy" in Path(f"/proc/{pid}/cmdline").read_text()}
 
 
 def test_a_released_port_keeps_no_process_and_the_others_go_on() -> None:
@@ -362,7 +371,7 @@ def test_a_rate_that_tc_refuses_does_not_spoil_a_link_between_namespaces() -> No
 
 
 def test_a_command_that_does_not_end_is_refused_like_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.namespaces._LONGEST_COMMAND_S", 0.05)
+    monkeypatch.setattr("experiments.emulation.namespaces._LONGEST_COMMAND_S", 0.05)
     with pytest.raises(RuntimeError, match=r"sleep 60: no end within 0.05 s"):
         run_command("sleep", "60")
 

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from experiments.objectives import LINKS, loss_matrix, plot, solve, to_json
-from experiments.synthetic_graphs import synthetic_graph, synthetic_profiles
+from experiments.planner_scaling.graphs import synthetic_graph, synthetic_profiles
 
 
 def test_no_plan_beats_another_at_its_own_objective(seed: int, tmp_path: Path) -> None:

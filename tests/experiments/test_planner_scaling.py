@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.planner_scaling import differs_from_brute_force, headline, measure
-from experiments.synthetic_graphs import FAMILIES, Family
+from experiments.planner_scaling.__main__ import differs_from_brute_force, headline, measure
+from experiments.planner_scaling.graphs import FAMILIES, Family
 
 
 @pytest.fixture(autouse=True)
 def without_collections(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time is judged here, and a collection before each timing visits what all tests before have left."""
-    monkeypatch.setattr("experiments.planner_scaling.gc", SimpleNamespace(collect=lambda: 0))
+    monkeypatch.setattr("experiments.planner_scaling.__main__.gc", SimpleNamespace(collect=lambda: 0))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from experiments.proxy import link_proxy, split_address
-from experiments.steered_proxy import SteeredProxy
+from experiments.emulation.proxy import link_proxy, split_address
+from experiments.emulation.steered_proxy import SteeredProxy
 
 PAYLOAD = bytes(range(256)) * 512  # 128 KiB
 
@@ -210,7 +210,7 @@ def test_a_wrong_link_is_one_clear_line(link: str, message: str) -> None:
 
 
 def test_the_process_ends_with_its_standard_input() -> None:
-    command = [sys.executable, "-m", "experiments.proxy", "--target", "127.0.0.1:1", "--rate", "1Mbps"]
+    command = [sys.executable, "-m", "experiments.emulation.proxy", "--target", "127.0.0.1:1", "--rate", "1Mbps"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, text=True)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith('{"ready": "127.0.0.1:')

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from experiments.relay import Way
+from experiments.emulation.relay import Way
 
 
 def test_packets_leave_in_order_after_their_latency() -> None:

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from experiments.replay import follow, replayed
-from experiments.shape import Method, Shape, Side
-from experiments.traces import Trace
+from experiments.emulation.replay import follow, replayed
+from experiments.emulation.shape import Method, Shape, Side
+from experiments.emulation.traces import Trace
 
 
 class RecordingLink:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from experiments.shape import Shape
-from experiments.sweep_cells import Cell, Measured, topology_of
-from experiments.sweep_cuts import Cuts, Survey
-from experiments.sweep_figures import headline, notes_of
-from experiments.sweep_measuring import measure_cell
-from experiments.sweep_report import rows_of
-from experiments.sweep_ways import AGENT, CANDIDATE, CLOUD_RAW, DEVICE, Planning, Way
+from experiments.bandwidth_sweep.cells import Cell, Measured, topology_of
+from experiments.bandwidth_sweep.cuts import Cuts, Survey
+from experiments.bandwidth_sweep.figures import headline, notes_of
+from experiments.bandwidth_sweep.measuring import measure_cell
+from experiments.bandwidth_sweep.report import rows_of
+from experiments.bandwidth_sweep.ways import AGENT, CANDIDATE, CLOUD_RAW, DEVICE, Planning, Way
+from experiments.emulation.shape import Shape
 from splitnn.cost.profile import Profile, Timing
 from splitnn.graph.graph import Graph, Layer, TensorSpec
 from splitnn.planner.plan import Plan

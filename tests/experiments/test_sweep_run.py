@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from experiments import sweep_run
-from experiments.shape import Shape, shape_of
-from experiments.sweep_cells import Cell, Measured, topology_of
-from experiments.sweep_cuts import Survey
-from experiments.sweep_deployment import profiles_of
-from experiments.sweep_run import Sweep
-from experiments.sweep_setup import QUICK, Setup
-from experiments.sweep_ways import AGENT, Planning
+from experiments.bandwidth_sweep import run
+from experiments.bandwidth_sweep.cells import Cell, Measured, topology_of
+from experiments.bandwidth_sweep.cuts import Survey
+from experiments.bandwidth_sweep.deployment import profiles_of
+from experiments.bandwidth_sweep.run import Sweep
+from experiments.bandwidth_sweep.setup import QUICK, Setup
+from experiments.bandwidth_sweep.ways import AGENT, Planning
+from experiments.emulation.shape import Shape, shape_of
 from splitnn.cost.profile import Profile, Timing
 from splitnn.errors import UnknownModel
 from splitnn.graph.graph import Graph, Layer, TensorSpec
@@ -48,7 +48,7 @@ class Stage:
             ("Deployment", self._deployment), ("Application", self._application), ("measure_cell", self._measure_cell),
             ("wait_for_cloud", lambda ask: None), ("draw_model", self._draw), ("remove_leftovers", list),
         ):  # fmt: skip
-            monkeypatch.setattr(sweep_run, name, part)
+            monkeypatch.setattr(run, name, part)
 
     @contextlib.contextmanager
     def _link(self, shape: Shape, **_: Any) -> Iterator[Any]:

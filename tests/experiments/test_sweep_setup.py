@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from experiments import bandwidth_sweep, sweep_run
+from experiments.bandwidth_sweep import __main__ as sweep
+from experiments.bandwidth_sweep import run
+from experiments.bandwidth_sweep.cells import Cell
+from experiments.bandwidth_sweep.setup import QUICK, Setup, parse
+from experiments.bandwidth_sweep.store import Store
+from experiments.emulation.shape import Shape
 from experiments.machine import commit
-from experiments.shape import Shape
-from experiments.sweep_cells import Cell
-from experiments.sweep_setup import QUICK, Setup, parse
-from experiments.sweep_store import Store
 
 CELL = Cell("m", Shape(1e6, 1e6), is_calibrated=True, ways=(), load=0.0)
 SMALL = ("--device-share", "0.1", "--server-share", "0.2")
@@ -135,10 +136,10 @@ def test_an_interrupted_sweep_says_how_it_goes_on_and_leaves_no_empty_folder(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(bandwidth_sweep, "_RESULTS", tmp_path)
-    monkeypatch.setattr(sweep_run, "Sweep", end(ended, after_a_cell=after_a_cell))
+    monkeypatch.setattr(sweep, "_RESULTS", tmp_path)
+    monkeypatch.setattr(run, "Sweep", end(ended, after_a_cell=after_a_cell))
     try:
-        status = bandwidth_sweep.main(list(SMALL))
+        status = sweep.main(list(SMALL))
     except SystemExit as left:
         status = int(left.code or 0)
     assert status == (143 if isinstance(ended, SystemExit) else 130)

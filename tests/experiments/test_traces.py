@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from experiments.synthetic_traces import CHAINS, synthetic_trace
-from experiments.traces import Trace, load_mahimahi, load_seconds_mbit, load_trace, load_ucc
+from experiments.emulation.synthetic_traces import CHAINS, synthetic_trace
+from experiments.emulation.traces import Trace, load_mahimahi, load_seconds_mbit, load_trace, load_ucc
 
 
 def written(folder: Path, name: str, text: str) -> Path:

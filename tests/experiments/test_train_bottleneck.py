@@ -10,7 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.train_bottleneck import Verdict, beside, bytes_at_equal_nats, halved, nats_at_equal_bytes, write
+from experiments.train_bottleneck.__main__ import (
+    Verdict,
+    beside,
+    bytes_at_equal_nats,
+    halved,
+    nats_at_equal_bytes,
+    write,
+)
 from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder
 from splitnn.zoo.squeezed import NOTES, WEIGHTS
 

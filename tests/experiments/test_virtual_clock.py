@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from experiments.virtual_clock import PAYLOAD_SHARE, VirtualClock
+from experiments.emulation.virtual_clock import PAYLOAD_SHARE, VirtualClock
 
 
 class Time:

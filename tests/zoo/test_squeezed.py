@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load as load_weights
 
-from experiments.codec_statistics import by_origin
-from experiments.unseen_photos import unseen_photos
+from experiments.codecs.statistics import by_origin
+from experiments.train_bottleneck.unseen_photos import unseen_photos
 from splitnn import zoo
 from splitnn.graph.graft import tensor_values
 from splitnn.graph.model import Model
