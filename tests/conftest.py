@@ -18,6 +18,7 @@ ONE_AT_A_TIME = {
     "tests/cloud_server/test_program.py",
     "tests/device_agent/test_end_to_end.py",
     "tests/device_agent/test_exits_end_to_end.py",
+    "tests/experiments/test_adaptation.py",
     "tests/experiments/test_bandwidth_sweep.py",
     "tests/experiments/test_hosts.py",
     "tests/experiments/test_leftovers.py",

@@ -95,7 +95,7 @@ def ways_over(
         (PLANNED, best),
         (DEVICE, planning.priced([0] * size, topology, codecs=("raw",))),
         (CLOUD_RAW, planning.priced([1] * size, topology, codecs=("raw",))),
-        *((role, planning.priced([1] * size, topology, codecs=codecs)) for role, codecs in _compressed(planning)),
+        *((role, planning.priced([1] * size, topology, codecs=codecs)) for role, codecs in compressed_inputs(planning)),
         (NEUROSURGEON, planning.neurosurgeon(topology, codecs=("raw",), chain=chain)),
         (NEUROSURGEON_CODED, planning.neurosurgeon(topology, codecs=planning.codecs, chain=chain)),
         (STATIC, repriced(planning, static, topology)),
@@ -116,7 +116,7 @@ def repriced(planning: Planning, plan: Plan, topology: Topology) -> Plan:
     return planning.priced(plan.tiers, topology, codecs=plan.codecs)
 
 
-def _compressed(planning: Planning) -> list[tuple[str, Codecs]]:
+def compressed_inputs(planning: Planning) -> list[tuple[str, Codecs]]:
     """The inputs as a user would send them: photos in the usual image formats, token ids as they are."""
     inputs = {name: planning.graph.tensors[name] for name in planning.graph.inputs}
     photos = [name for name, spec in inputs.items() if spec.dtype == "uint8" and spec.shape[-1:] == (3,)]
