@@ -151,16 +151,17 @@ def _gains(model: Model) -> list[str]:
 
 def _calibrated(args: argparse.Namespace, model: Model, held_out: Samples, *, max_drop: float) -> Model:
     """The model with its own exits, or with a small one before it, and new thresholds."""
-    from splitnn.tuning.confidence import calibrate_exits
+    from splitnn.tuning.confidence import calibrate_exits, recipe_of_exits
 
     if args.cascade:
         from splitnn.graph.cascade import cascade
 
-        model, outputs = cascade(open_model(args.cascade), model)
-    elif model.exits is not None:
-        outputs = {each.name: each.output for each in model.exits.exits}
-    else:
+        both, outputs = cascade(open_model(args.cascade), model)
+        exits = calibrate_exits(both, outputs, held_out, max_drop=max_drop)
+        return replace(both, exits=exits, recipe=recipe_of_exits(model, exits))
+    if model.exits is None:
         raise ValueError(f"{args.model} has no exits: say where to attach them (--at LAYER), or give a --cascade")
+    outputs = {each.name: each.output for each in model.exits.exits}
     return replace(model, exits=calibrate_exits(model, outputs, held_out, max_drop=max_drop))
 
 

@@ -158,12 +158,6 @@ def test_energy_is_planned_without_exits_and_said_so(model: Model, capsys: pytes
     assert "its exits are not used" in capsys.readouterr().out
 
 
-def test_versions_beside_exits_are_refused_not_ignored(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    assert main(["plan", "early", *HOSTS, "--version", "garbage=none"]) == BAD_INPUT
-    assert "--version is for models without early exits" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
