@@ -158,6 +158,30 @@ def test_energy_is_planned_without_exits_and_said_so(model: Model, capsys: pytes
     assert "its exits are not used" in capsys.readouterr().out
 
 
+def test_what_explains_a_plan_without_exits_says_so(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    hosts = HOSTS[:4]
+    assert main(["explain", "early", *HOSTS]) == 0
+    assert "without its exits: `splitnn plan`" in capsys.readouterr().out
+    assert main(["envelope", "early", *hosts, "--objective", "energy"]) == 0
+    assert "its exits are not used" in capsys.readouterr().out
+    assert answer(capsys, "explain", "early", *HOSTS)["leaves_exits_out"]
+    assert answer(capsys, "envelope", "early", *hosts, "--objective", "energy")["leaves_exits_out"]
+
+
+@pytest.mark.parametrize("command", ["explain", "envelope"])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [(("--version", "early=a.json,b.json"), "give that one as MODEL"), (("--max-accuracy-drop", "1%"), "--codecs")],
+)
+def test_options_of_plan_are_answered_with_what_to_do_instead(
+    model: Model, capsys: pytest.CaptureFixture[str], command: str, option: tuple[str, ...], said: str
+) -> None:
+    capsys.readouterr()
+    assert main([command, "early", *HOSTS, *option]) == BAD_INPUT
+    error = capsys.readouterr().err
+    assert f"{option[0]} is for `splitnn plan`" in error and said in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
