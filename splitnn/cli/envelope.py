@@ -101,6 +101,8 @@ def _with_exits(given: TwoHosts, *, low_bps: float, high_bps: float, as_json: bo
         varying="both",
     )
     deadline_s = given.goals.constraints.deadline_s
+    if deadline_s is not None and not found.choices(deadline_s):
+        found.at(high_bps, deadline_s)  # says what is nearest
     if as_json:
         return json.dumps(map_json(found, deadline_s=deadline_s))
     return report_map(given.name, found, deadline_s=deadline_s)

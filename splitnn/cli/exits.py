@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.progress import progress_bar
@@ -89,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     max_drop = parse_share(args.max_accuracy_drop)
     if args.train == "joint" and args.steps < 1:
         raise ValueError(f"--train joint takes at least one step, not --steps {args.steps}")
+    if (out := Path(args.out)).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists; give a new folder")  # before anything takes time
     model = open_model(args.model)
     held_out = samples(args.data, model, count=args.samples, part="test", seed=args.seed)
     train = held_out

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.goals import Goals
 from splitnn.cli.policies import pins_of
-from splitnn.cli.sources import open_model, open_profile
+from splitnn.cli.sources import is_preset, open_model, open_profile
 from splitnn.cost.accuracy import parse_share, policy_drop
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
@@ -132,6 +132,8 @@ def versions_of(args: argparse.Namespace, first: Version, hosts: Sequence[str]) 
                 f"not of {args.model} ({model.digest[:12]}): give one that `splitnn compress`, `bottleneck` or "
                 f"`exits` made of {args.model}"
             )
+        if presets := [path for path in paths if is_preset(path)]:
+            raise ValueError(f"--version {text}: {presets[0]} is a preset, not a file that `splitnn profile` wrote")
         profiles = {host: open_profile(path) for host, path in zip(hosts, paths, strict=True)}
         for profile in profiles.values():
             profile.check_fits(version.graph, version.digest)

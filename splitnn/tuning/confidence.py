@@ -58,7 +58,8 @@ def calibrate_exits(
     seen = _Seen.of(model, list(outputs.values()), held_out, truth)
     if len(outputs) > 1 and seen.samples < LEAST_SAMPLES:
         raise InvalidInput(
-            f"{held_out.source} holds {seen.samples} samples to judge exits by; fewer than {LEAST_SAMPLES} say nothing"
+            f"{held_out.source} holds {seen.samples} samples to judge exits by; fewer than {LEAST_SAMPLES} say "
+            "nothing: give more, of which a part is for judging alone"
         )
     # Judged by itself the last exit is always right, and no temperature would be cold enough.
     heats = [temperature(each, seen.truth) for each in seen.logits[:-1]]

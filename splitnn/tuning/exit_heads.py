@@ -162,7 +162,7 @@ def _answer(model: Model, answer: str | None) -> str:
     """The tensor of the model's logits. Raises InvalidInput: unclear which, or none."""
     outputs = list(dict.fromkeys(model.graph.outputs))
     if answer is None and len(outputs) > 1:
-        raise InvalidInput(f"the model has the outputs {outputs}: say which one holds its logits")
+        raise InvalidInput(f"the model has the outputs {outputs}: say which one holds its logits (--answer)")
     found = answer or outputs[0]
     if found not in outputs:
         raise InvalidInput(f"{found!r} is no output of the model; these are: {outputs}")

@@ -40,6 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
         layer = next(layer.name for layer in plain.graph.layers if layer.name.startswith("features.1"))
         images = torch.randint(0, 256, (600, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         save_file({"image": images}, place / "noise.safetensors")
+        save_file({"image": images[:8].clone()}, place / "few.safetensors")
         given = ["exits", MODEL, "--at", layer, "--data", "noise.safetensors", "--max-accuracy-drop", "25%"]
         assert main([*given, "-o", "early"]) == 0
         made = load("early")
@@ -189,6 +190,7 @@ def test_options_of_plan_are_answered_with_what_to_do_instead(
         ((MODEL, "--at", "nowhere", "--data", "noise.safetensors"), "no tensor, layer or module is called 'nowhere'"),
         (("early", "--data", "noise.safetensors", "--train", "joint", "--steps", "0"), "at least one step"),
         (("early", "--data", "nowhere"), "no such folder or file"),
+        (("early", "--data", "few.safetensors"), "give more, of which a part is for judging alone"),
         (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "much"), "is no share"),
         (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "200%"), "is no share"),
         ((MODEL, "--cascade", "two_host_models:other", "--data", "noise.safetensors"), "scion"),
@@ -281,3 +283,25 @@ def test_a_version_with_exits_is_planned_with_them_and_charged_for_both(
     alone = ("plan", f"{narrow}/both", "--device", f"{narrow}/both-device.json", "--cloud", f"{narrow}/both-cloud.json")
     assert main([*alone, "--link", slow, "--max-accuracy-drop", "2%"]) == BAD_INPUT
     assert "loses up to 3.00%, more than 2.00%" in capsys.readouterr().err
+
+
+def test_what_cannot_be_done_is_said_before_anything_takes_time_and_writes_nothing(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    profile = tmp_path / "device.json"
+    profile.write_text(before := Path("device.json").read_text())
+    noise = ("--data", "noise.safetensors")
+    files = ("--device", "device.json", "--cloud", "cloud.json")
+    for command, said in (
+        (("exits", "early", "--data", "nowhere", "-o", str(tmp_path / "full")), "give a new folder"),
+        (("calibrate", "early", *noise, "--profile", str(profile), "--codecs", "png,jpeg90", "--tensors",
+          model.graph.layers[-1].outputs[0]), "takes any of the tensors"),
+        (("envelope", "early", *files, "--deadline", "1us"), "nothing answers every sample within 0.001 ms"),
+    ):  # fmt: skip
+        capsys.readouterr()
+        assert main(list(command)) == BAD_INPUT
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and said in error
+    assert profile.read_text() == before
