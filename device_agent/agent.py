@@ -14,7 +14,7 @@ from device_agent.admission import Admission, is_whole
 from device_agent.audit import Audit, AuditPolicy
 from device_agent.cloud import Cloud
 from device_agent.courses import Aside, Course, Courses
-from device_agent.leaving import answered_here, ask_whole, check_of, exits_for, is_whole_tail, short_of_time
+from device_agent.leaving import answered_early, ask_whole, check_of, exits_for, is_whole_tail, short_of_time
 from device_agent.navigator import DEVICE, Navigator, parse_pin
 from device_agent.patience import Patience
 from device_agent.refusals import Refusals
@@ -228,7 +228,7 @@ class Agent:
             slowdown=self._slowdown,
         )
         if exits is not None:
-            parameters |= self._exit_taken(request, exits, progress, course.plan)
+            parameters |= self._exit_taken(request, exits, progress)
         outputs = pipeline.outputs(progress)
         return Answer(
             tensors={name: outputs[name] for name in request.wanted or outputs},
@@ -237,14 +237,14 @@ class Agent:
             parameters=parameters,
         )
 
-    def _exit_taken(self, request: Request, exits: Exits, progress: Progress, plan: Plan) -> dict[str, Parameter]:
+    def _exit_taken(self, request: Request, exits: Exits, progress: Progress) -> dict[str, Parameter]:
         """What the answer says of its exits, and of all lately; some answers are put aside to be checked."""
         assert progress.passage is not None
         told = said(progress.passage.answers) | {"exits_asked": ",".join(each.name for each in exits.exits)}
         self._instrument.exit_taken(
             request_id=request.request_id, exits=str(told["exit"]), confidence=float(told["confidence"])
         )
-        rows = answered_here(exits, progress, plan)
+        rows = answered_early(exits, progress)
         self.audit.answered(len(rows))
         if rows and self._navigator.uses_cloud and self.audit.chooses():
             self.audit.add(check_of(self._model.graph, exits, request, progress, rows))

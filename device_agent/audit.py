@@ -1,4 +1,4 @@
-"""A share of the answers that exits on the device were sure of, checked by the whole model in the cloud.
+"""A share of the answers that exits were sure of, on the device or a server, checked by the whole model in the cloud.
 
 In the background only: a check waits until nobody uses the link, is given up the moment that a request needs it (and
 taken up again later), and is dropped where too many wait already.
@@ -36,7 +36,7 @@ class AuditPolicy:
         ValueError: a share or a target that is none.
     """
 
-    share: float = 0.01  # of the requests that exits on the device answered
+    share: float = 0.01  # of the requests that exits answered
     target: float = 0.9  # of the checked samples whose class is the whole model's
     window: int = 1000  # samples, the latest
 
@@ -73,7 +73,7 @@ class Check:
     request_id: str
     tensors: Mapping[str, Value]
     logits: torch.Tensor  # (samples, classes), of the samples that ``rows`` are in the tensors
-    rows: tuple[int, ...]  # those that an exit on the device answered
+    rows: tuple[int, ...]  # those that an exit answered
 
     @property
     def size_bytes(self) -> int:
@@ -120,7 +120,7 @@ class Audit:
         return ExitsAudited(self._answered, self._checked, self._agreed)
 
     def answered(self, samples: int) -> None:
-        """Exits on the device were sure of so many more."""
+        """Exits were sure of so many more."""
         self._answered += samples
 
     def subscribe(self, callback: Callable[[], None]) -> None:

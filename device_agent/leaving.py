@@ -33,18 +33,21 @@ def exits_for(model: Model, request: Request) -> Exits | None:
     return exits_asked_for(model.exits, asked)
 
 
-def answered_here(exits: Exits, progress: Progress, plan: Plan) -> tuple[int, ...]:
-    """The samples of a finished request that exits on the device were sure of, not counting the last one."""
-    passage, here, last = progress.passage, plan.hosts[0], exits.exits[-1]
+def answered_early(exits: Exits, progress: Progress) -> tuple[int, ...]:
+    """The samples of a finished request that exits were sure of, on whichever host, not counting the last exit.
+
+    Thresholds are as old where a server asks them as on the device.
+    """
+    passage, last = progress.passage, exits.exits[-1]
     if passage is None or not passage.is_over:
         return ()
-    return tuple(row for row, answer in enumerate(passage.answers) if answer.exit != last.name and answer.host == here)
+    return tuple(row for row, answer in enumerate(passage.answers) if answer.exit != last.name)
 
 
 def check_of(graph: Graph, exits: Exits, request: Request, progress: Progress, rows: tuple[int, ...]) -> Check:
-    """What the cloud needs to say whether exits on the device answered these samples (one at least) rightly.
+    """What the cloud needs to say whether exits answered these samples (one at least) rightly.
 
-    It gets the fewer bytes: the model's inputs, or what the device held when the exit was sure.
+    It gets the fewer bytes: the model's inputs, or what the device held when an exit was sure, or when it sent them on.
     """
     passage, last = progress.passage, exits.exits[-1]
     assert passage is not None  # somebody answered them

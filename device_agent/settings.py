@@ -51,7 +51,7 @@ class Settings:
     grace_s: float = field(default=10.0, metadata=_about("for requests under way when told to stop", "SECONDS"))
     audit_share: float = field(
         default=0.01,
-        metadata=_about("of the requests that exits here answer: checked by the cloud when it is free", "P"),
+        metadata=_about("of the requests that exits answer: checked by the cloud when it is free", "P"),
     )
     audit_target: float = field(
         default=0.9, metadata=_about("of these checks must agree; else a warning, and splitnn.exits is unhealthy", "P")

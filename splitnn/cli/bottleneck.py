@@ -122,7 +122,10 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"model": args.model, "tensor": tensor, "versions": written}))
     if missed and not written:
         nearest = min(missed, key=lambda drop: drop.high)
-        raise InfeasiblePlan(f"no step loses at most {limit:.2%} for certain; the nearest loses {nearest}")
+        raise InfeasiblePlan(
+            f"no step loses at most {limit:.2%} for certain; the nearest loses {nearest}: give "
+            "smaller ones (--step), or more samples to judge by (--held-out)"
+        )
     return 0
 
 

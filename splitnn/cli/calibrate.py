@@ -89,6 +89,12 @@ def run(args: argparse.Namespace) -> int:
     tensors = None if args.tensors is None else args.tensors.split(",")
     with progress_bar("calibrating") as progress:
         calibration = calibrate(model, data, codecs=codecs, tensors=tensors, progress=progress, refused=refused)
+    if not any(calibration.tensors.values()):
+        why = next(iter(reason for reasons in left_out.values() for reason in reasons.values()), "")
+        raise ValueError(
+            f"none of the codecs {', '.join(codecs)} takes any of the tensors {', '.join(calibration.tensors)}"
+            f"{f' ({why})' if why else ''}: the profiles stay as they are; name others (--codecs, --tensors)"
+        )
     for path, found in profiles.items():
         write_profile(path, found.calibrated(calibration))
     if args.json:

@@ -101,6 +101,8 @@ def _with_exits(given: TwoHosts, *, low_bps: float, high_bps: float, as_json: bo
         varying="both",
     )
     deadline_s = given.goals.constraints.deadline_s
+    if deadline_s is not None and not found.choices(deadline_s):
+        found.at(high_bps, deadline_s)  # says what is nearest
     if as_json:
         return json.dumps(map_json(found, deadline_s=deadline_s))
     return report_map(given.name, found, deadline_s=deadline_s)
@@ -222,11 +224,13 @@ def _json(given: TwoHosts, found: _Found) -> dict[str, Any]:
         "gap": found.gap,
         "deadline_from_bps": found.deadline_from_bps,
         "leakage": None if given.goals.leakage is None else given.goals.leakage.scores,
+        "leaves_exits_out": given.exits is not None,
         "pieces": pieces,
     }
 
 
 def _report(given: TwoHosts, found: _Found) -> str:
+    from splitnn.cli.policies import NOT_USED
     from splitnn.cli.wording import PART_NAMES, format_amount, format_bytes, format_seconds
 
     rows, goals = found.rows, given.goals
@@ -241,6 +245,8 @@ def _report(given: TwoHosts, found: _Found) -> str:
         lines.append(f"objective {goals.objective.name}, {exact}")
     if "energy" in goals.objective.weights:
         lines.append(f"joules are modelled, not measured: published figures of {goals.power} and {goals.radio}")
+    if given.exits is not None:
+        lines.append(f"its {NOT_USED}")
     if goals.leakage is not None:
         lines += goals.leakage.describe(list(dict.fromkeys(name for row in rows for name in row.plan.hops[0])))
     if found.deadline_from_bps is not None:

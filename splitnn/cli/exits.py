@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.progress import progress_bar
@@ -89,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     max_drop = parse_share(args.max_accuracy_drop)
     if args.train == "joint" and args.steps < 1:
         raise ValueError(f"--train joint takes at least one step, not --steps {args.steps}")
+    if (out := Path(args.out)).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists; give a new folder")  # before anything takes time
     model = open_model(args.model)
     held_out = samples(args.data, model, count=args.samples, part="test", seed=args.seed)
     train = held_out
@@ -151,16 +154,17 @@ def _gains(model: Model) -> list[str]:
 
 def _calibrated(args: argparse.Namespace, model: Model, held_out: Samples, *, max_drop: float) -> Model:
     """The model with its own exits, or with a small one before it, and new thresholds."""
-    from splitnn.tuning.confidence import calibrate_exits
+    from splitnn.tuning.confidence import calibrate_exits, recipe_of_exits
 
     if args.cascade:
         from splitnn.graph.cascade import cascade
 
-        model, outputs = cascade(open_model(args.cascade), model)
-    elif model.exits is not None:
-        outputs = {each.name: each.output for each in model.exits.exits}
-    else:
+        both, outputs = cascade(open_model(args.cascade), model)
+        exits = calibrate_exits(both, outputs, held_out, max_drop=max_drop)
+        return replace(both, exits=exits, recipe=recipe_of_exits(model, exits))
+    if model.exits is None:
         raise ValueError(f"{args.model} has no exits: say where to attach them (--at LAYER), or give a --cascade")
+    outputs = {each.name: each.output for each in model.exits.exits}
     return replace(model, exits=calibrate_exits(model, outputs, held_out, max_drop=max_drop))
 
 

@@ -27,6 +27,9 @@ ratio to the way up); at the end stands how far the profiles are to be trusted.
 """
 
 
+_NO_EXITS = "without its exits: `splitnn plan` and `splitnn envelope` ask them, and say what each way to do so costs"
+
+
 def add_parser(subparsers: Any) -> None:
     """Add ``explain`` to the command line."""
     parser = subparsers.add_parser(
@@ -82,6 +85,7 @@ def _json(given: TwoHosts, found: Weighing) -> dict[str, Any]:
         "gap": found.gap,
         "doubts": doubts(given.profiles),
         "thresholds_stated": not found.is_ruled,
+        "leaves_exits_out": given.exits is not None,
     }
 
 
@@ -122,6 +126,7 @@ def _report(given: TwoHosts, found: Weighing) -> str:
     round_trip = format_seconds(up.latency_s + down.latency_s)
     lines = [
         f"{given.name} ({given.digest[:12]}), {rates}, round trip {round_trip}: plan {found.plan.id}",
+        *([_NO_EXITS] if given.exits is not None else []),
         *_costs(given, found),
         *_constraints(given, found),
         *_changes(given, found),

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.blocks import blocks_of
 from splitnn.cli.comparison import Option, no_cut, obeys, other_cuts
+from splitnn.cli.decided import best_version
 from splitnn.cli.doubts import doubts
 from splitnn.cli.front import describe_front, find_front, front_json, parse_pair, plot_front
 from splitnn.cli.goals import add_goals, describe, goals_of, to_json
-from splitnn.cli.policies import NOT_USED, UNCALIBRATED, in_time, pins_of, plan_json, report_plan
+from splitnn.cli.policies import NOT_USED, UNCALIBRATED, plan_json, report_plan
 from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
 from splitnn.cli.two_hosts import chosen_codecs
-from splitnn.cli.versions import Version, add_versions, best_version, limit_of, versions_of
+from splitnn.cli.versions import Version, add_versions, limit_among, limit_of, versions_of
 from splitnn.cli.wording import format_bytes
 from splitnn.cost.network import Topology, format_rate
 from splitnn.cost.profile import Profile
@@ -113,22 +114,23 @@ def run(args: argparse.Namespace) -> int:
     profiles = {host: predicted.get(host) or measured[host] for host in files}
     graph = model.graph
     goals = goals_of(args, model, topology)
-    if model.exits is not None and args.version:
-        raise ValueError("--version is for models without early exits: the exits of this one are its versions")
     deadline_s = goals.constraints.deadline_s
-    pins = pins_of(goals, graph, topology) if model.exits is not None and args.pareto is None else None
-    if model.exits is not None and pins is not None and limit is None:
-        weighed = in_time(
-            model.exits, graph, profiles, topology, codecs=codecs, mode=mode, pins=pins, deadline_s=deadline_s
-        )
-        _print_exits(args, args.model, weighed, deadline_s=deadline_s)
-        return 0
-    versions = [Version(args.model, model, profiles), *versions_of(args, model, list(files))]
+    first = Version(args.model, model, profiles)
+    versions = [first, *versions_of(args, first, list(files))]
+    unused = [each for each in versions if each.model.exits is not None]
     if args.pareto is not None:
         versions = [replace(each, model=replace(each.model, exits=None)) for each in versions]
+    unused = [each for each in unused if args.pareto is not None or each.asked(goals, topology) is None]
+    stated = limit
+    if stated is None:
+        limit = limit_among(versions, goals=goals, topology=topology)
     decided, told = best_version(versions, topology, goals=goals, codecs=codecs, mode=mode, limit=limit)
-    if decided.weighed:
+    if stated is None and limit:
+        told.insert(0, f"allowed is what {args.model} loses as it is; --max-accuracy-drop says otherwise")
+    lost: dict[str, Any] = {}
+    if limit is not None or len(versions) > 1:
         lost = {"version": decided.version.name, "lost_at_most": decided.lost, "versions": told}
+    if decided.weighed:
         _print_exits(args, decided.version.name, decided.weighed, deadline_s=deadline_s, limit=limit, told=lost)
         if limit and not decided.is_calibrated(codecs):
             print(UNCALIBRATED, file=sys.stderr)
@@ -151,15 +153,14 @@ def run(args: argparse.Namespace) -> int:
         for option in no_cut(graph, profiles, topology)
     ]
     if args.json:
-        answer = _json(best, others, ends) | ({"choice": to_json(choice, goals)} if choice else {})
-        if limit is not None:
-            answer |= {"version": version.name, "lost_at_most": decided.lost, "versions": told}
+        answer = _json(best, others, ends) | ({"choice": to_json(choice, goals)} if choice else {}) | lost
         print(json.dumps(answer | ({"front": front_json(front, pair)} if front else {})))
     else:
         said = told + (describe(choice, goals) if choice else [])
         if front:
             said += describe_front(front, pair, goals)
-        said += [NOT_USED] if model.exits is not None or version.model.exits is not None else []
+        if unused:
+            said.append(f"{'its' if len(versions) == 1 else ', '.join(each.name for each in unused) + ':'} {NOT_USED}")
         report = _report(
             version.name, best, others, ends, goals=said, topology=topology, profiles=profiles, graph=graph
         )

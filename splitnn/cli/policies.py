@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from splitnn.planner.exits import Weighed
     from splitnn.planner.plan import Mode, Plan
 
-NOT_USED = "its exits are not used: they are planned for latency, a deadline, and layers kept on one host"
+NOT_USED = "exits are not used: they are planned for latency, a deadline, and layers kept on one host"
 
 UNCALIBRATED = (
     "only lossless codecs are used: no profile says what lossy ones cost these exits with these thresholds; "

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 DEVICE, CLOUD = "device", "cloud"
 
+_OF_PLAN = {
+    "--version": "it says which version is the best; then give that one as MODEL, with the profiles of it",
+    "--max-accuracy-drop": "it says which codecs lose no more on which tensors; name those here (--codecs)",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TwoHosts:
@@ -66,6 +71,8 @@ def add_two_hosts(parser: Any) -> None:
         help="codecs that tensors may travel in, comma-separated (raw,int8), all, or lossless (default)",
     )  # fmt: skip
     add_goals(parser)
+    for option in _OF_PLAN:
+        parser.add_argument(option, action="append", default=[], help=argparse.SUPPRESS)
 
 
 def open_two_hosts(args: argparse.Namespace) -> TwoHosts:
@@ -74,6 +81,9 @@ def open_two_hosts(args: argparse.Namespace) -> TwoHosts:
     Raises:
         OSError, ValueError, SplitnnError: a file, link, codec or model that is none, or a profile of another model.
     """
+    for option, instead in _OF_PLAN.items():
+        if getattr(args, option.removeprefix("--").replace("-", "_")):
+            raise ValueError(f"{option} is for `splitnn plan`: {instead}")
     topology = Topology.chain([DEVICE, CLOUD], [args.link])
     codecs, mode = chosen_codecs(args.codecs)
     files = {DEVICE: args.device, CLOUD: args.cloud}

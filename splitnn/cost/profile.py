@@ -127,7 +127,10 @@ class Profile:
     def check_fits(self, graph: Graph, digest: str | None = None) -> None:
         """Raises ProfileMismatch unless this profile covers exactly the layers of ``graph`` (and has that digest)."""
         if digest is not None and digest != self.model:
-            raise ProfileMismatch(f"profile of {self.host!r} is of model {self.model[:12]}, not {digest[:12]}")
+            raise ProfileMismatch(
+                f"profile of {self.host!r} is of model {self.model[:12]}, not {digest[:12]}: give one of this model "
+                "(`splitnn profile`)"
+            )
         if self.layers.keys() == graph.index.keys():
             return
         if missing := [layer.name for layer in graph.layers if layer.name not in self.layers]:

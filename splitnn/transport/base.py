@@ -153,7 +153,7 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class ExitsAudited:
-    """Samples that early exits of a host answered since it started, and what checks by the whole model found.
+    """Samples of requests to a host that early exits answered, there or further on, and what checks of them found.
 
     Raises:
         ValueError: more agreed than were checked, or more were checked than answered.

@@ -19,6 +19,7 @@ from splitnn.errors import InvalidInput
 from splitnn.graph.exits import Exit, Exits, levels
 from splitnn.graph.graph import Graph
 from splitnn.graph.model import Model
+from splitnn.graph.recipe import NO_DROP, Recipe
 from splitnn.runtime.exits import confidences
 from splitnn.tuning.drops import design_effect
 from splitnn.tuning.evaluation import Samples, check_labels, values_on
@@ -57,7 +58,8 @@ def calibrate_exits(
     seen = _Seen.of(model, list(outputs.values()), held_out, truth)
     if len(outputs) > 1 and seen.samples < LEAST_SAMPLES:
         raise InvalidInput(
-            f"{held_out.source} holds {seen.samples} samples to judge exits by; fewer than {LEAST_SAMPLES} say nothing"
+            f"{held_out.source} holds {seen.samples} samples to judge exits by; fewer than {LEAST_SAMPLES} say "
+            "nothing: give more, of which a part is for judging alone"
         )
     # Judged by itself the last exit is always right, and no temperature would be cold enough.
     heats = [temperature(each, seen.truth) for each in seen.logits[:-1]]
@@ -90,6 +92,16 @@ def recounted(model: Model, data: Samples) -> Exits | None:
         return None
     exits = model.exits.exits
     return _Seen.of(model, [each.output for each in exits], data).counted(exits, data)
+
+
+def recipe_of_exits(base: Model, exits: Exits) -> Recipe:
+    """Of a model that was given exits: its last exit answers what the base does, so the base's own recipe holds.
+
+    One that has none is what the new model was made of, and nothing is lost but what the exits lose.
+    """
+    return base.recipe or Recipe(
+        method="exits", base=base.digest, drop=NO_DROP, against=exits.against, data=exits.data, samples=exits.samples
+    )
 
 
 @dataclass(frozen=True)

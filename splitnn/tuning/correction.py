@@ -14,6 +14,7 @@ from splitnn.graph.code import run_nodes
 from splitnn.graph.model import Model
 from splitnn.graph.program import Node, Ref
 from splitnn.tuning.evaluation import Samples, batch_size
+from splitnn.tuning.int8_names import Int8Weight, corrected_bias, rounded
 from splitnn.tuning.ranges import WEIGHTY
 from splitnn.tuning.rebuild import rebuilt
 
@@ -42,12 +43,12 @@ def corrected(base: Model, version: Model, data: Samples) -> Model:
             scale, bias = _scale_of(node), node.args[2] if len(node.args) > 2 else None
             if scale not in weights or not (bias is None or bias.name in weights):
                 continue
-            same = (node.name, node.name.removesuffix(".raw"))
+            same = (node.name, rounded(node.name))
             want = next(value for other, value in theirs if other.name in same)
             mine = _channels_last(got, node.op)
             slope, shift = _fit(_channels_last(want, node.op), mine, slopes=readers[node.reads[1]] == 1)
             mine.mul_(slope).add_(shift)  # in place, so that later layers meet what will be
-            name = f"{node.name}.corrected"
+            name = corrected_bias(node.name)
             weights[scale] = weights[scale] * slope.view(-1, *[1] * (weights[scale].dim() - 1))
             weights[name] = shift if bias is None else weights[bias.name] * slope + shift
             changed[node.name] = Node(node.name, node.op, (*node.args[:2], Ref(name), *node.args[3:]), node.kwargs)
@@ -57,7 +58,8 @@ def corrected(base: Model, version: Model, data: Samples) -> Model:
 def _scale_of(node: Node) -> str | None:
     """The name of the scale of the call's int8 weight; None where it has none."""
     weight = node.reads[1] if node.op in WEIGHTY and len(node.reads) > 1 else ""
-    return f"{weight.removesuffix('.restored')}.scale" if weight.endswith(".restored") else None
+    found = Int8Weight.read_as(weight)
+    return None if found is None else found.scale
 
 
 def _fit(want: torch.Tensor, got: torch.Tensor, *, slopes: bool) -> tuple[torch.Tensor, torch.Tensor]:

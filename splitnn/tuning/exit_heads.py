@@ -23,7 +23,7 @@ from splitnn.graph.graft import graft, tensor_values
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
 from splitnn.graph.naming import tensor_named
-from splitnn.tuning.confidence import calibrate_exits
+from splitnn.tuning.confidence import calibrate_exits, recipe_of_exits
 from splitnn.tuning.evaluation import Samples, batches, check_data, check_numbers
 
 _PLACES = 4  # of a picture a head keeps at most 4 x 4 places
@@ -44,8 +44,8 @@ def attach_exits(
     """The model with an exit behind each layer or module of ``at``, in this order, and its own answer last.
 
     Heads learn on ``train``, whose labels are not looked at; temperatures and thresholds are chosen on ``held_out``, as
-    ``calibrate_exits`` does it. ``answer`` is the tensor of the model's logits where it has several outputs. A version
-    (one with a bottleneck, say) stays one: its recipe holds.
+    ``calibrate_exits`` does it. ``answer`` is the tensor of the model's logits where it has several outputs. The result
+    is a version of the model, or, where that is one already (with a bottleneck, say), of what it was made of.
 
     Raises:
         ValueError: a tensor that no head can read, or no thresholds keep the accuracy.
@@ -64,7 +64,7 @@ def attach_exits(
         outputs[name] = f"{name}.{scion.graph.outputs[0]}"
     outputs["final"] = logits
     exits = calibrate_exits(grown, outputs, held_out, max_drop=max_drop)
-    return replace(grown, exits=exits, recipe=model.recipe)  # the last exit answers what the model did
+    return replace(grown, exits=exits, recipe=recipe_of_exits(model, exits))
 
 
 class Head(nn.Module):
@@ -162,7 +162,7 @@ def _answer(model: Model, answer: str | None) -> str:
     """The tensor of the model's logits. Raises InvalidInput: unclear which, or none."""
     outputs = list(dict.fromkeys(model.graph.outputs))
     if answer is None and len(outputs) > 1:
-        raise InvalidInput(f"the model has the outputs {outputs}: say which one holds its logits")
+        raise InvalidInput(f"the model has the outputs {outputs}: say which one holds its logits (--answer)")
     found = answer or outputs[0]
     if found not in outputs:
         raise InvalidInput(f"{found!r} is no output of the model; these are: {outputs}")

@@ -17,6 +17,7 @@ from splitnn.graph.owners import layer_of_nodes
 from splitnn.graph.program import Node, Ref, Symbol, rewrite
 from splitnn.tuning.correction import corrected
 from splitnn.tuning.evaluation import Progress, Samples, silent
+from splitnn.tuning.int8_names import Int8Weight
 from splitnn.tuning.ranges import grids, in_eight_bits, on_grids
 from splitnn.tuning.rebuild import rebuilt
 
@@ -52,22 +53,22 @@ def int8_weights(model: Model, layers: Collection[str] | None = None) -> Model:
         InvalidInput: there are none, or they are in int8 already.
     """
     chosen = _chosen(model, layers)
-    if not chosen and any(f"{name}.int8" in model.weights for name in _restored(model, layers)):
+    if not chosen and any(each.steps in model.weights for each in _restored(model, layers)):
         raise InvalidInput("the weights of these layers are in int8 already")
     if not chosen:
         raise InvalidInput("none of these layers has a float weight of a convolution, a linear layer or an embedding")
     weights = {name: tensor for name, tensor in model.weights.items() if name not in chosen}
     restoring: list[Node] = []
     for name in chosen:
-        steps, scale = quantised(model.weights[name])
-        weights[f"{name}.int8"], weights[f"{name}.scale"] = steps, scale
+        of = Int8Weight(name)
+        weights[of.steps], weights[of.scale] = quantised(model.weights[name])
         restoring += [
-            Node(f"{name}.float", "aten._to_copy.default", (Ref(f"{name}.int8"),), _TO_FLOAT),
-            Node(f"{name}.restored", "aten.mul.Tensor", (Ref(f"{name}.float"), Ref(f"{name}.scale")), {}),
+            Node(of.floats, "aten._to_copy.default", (Ref(of.steps),), _TO_FLOAT),
+            Node(of.restored, "aten.mul.Tensor", (Ref(of.floats), Ref(of.scale)), {}),
         ]
 
     def swapped(leaf: object) -> object:
-        return Ref(f"{leaf.name}.restored") if isinstance(leaf, Ref) and leaf.name in chosen else leaf
+        return Ref(Int8Weight(leaf.name).restored) if isinstance(leaf, Ref) and leaf.name in chosen else leaf
 
     calls = [
         Node(
@@ -95,13 +96,13 @@ def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return steps.view(weight.shape), best_scale.view(-1, *[1] * (weight.dim() - 1))
 
 
-def _restored(model: Model, layers: Collection[str] | None) -> set[str]:
-    """What these layers read behind ``.restored``, by the names before it."""
+def _restored(model: Model, layers: Collection[str] | None) -> set[Int8Weight]:
+    """The weights in int8 that these layers read."""
     owner = layer_of_nodes(model.graph, model.program)
     read = {
         name for node in model.program.nodes if layers is None or owner.get(node.name) in layers for name in node.reads
     }
-    return {name.removesuffix(".restored") for name in read if name.endswith(".restored")}
+    return {found for name in read if (found := Int8Weight.read_as(name)) is not None}
 
 
 def _chosen(model: Model, layers: Collection[str] | None) -> list[str]:

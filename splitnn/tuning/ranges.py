@@ -15,6 +15,7 @@ from splitnn.graph.model import Model
 from splitnn.graph.owners import layer_of_nodes
 from splitnn.graph.program import Node, Ref, rewrite
 from splitnn.tuning.evaluation import Progress, Samples, batches, check_data, silent
+from splitnn.tuning.int8_names import on_grid, unrounded
 from splitnn.tuning.rebuild import rebuilt
 
 WEIGHTY = frozenset(f"aten.{name}.default" for name in ("conv1d", "conv2d", "linear"))
@@ -111,15 +112,15 @@ def on_grids(model: Model, found: Mapping[str, Grid]) -> Model:
     inputs = {name for name in found if name in model.program.inputs}
 
     def swapped(leaf: object) -> object:
-        return Ref(f"{leaf.name}.grid") if isinstance(leaf, Ref) and leaf.name in inputs else leaf
+        return Ref(on_grid(leaf.name)) if isinstance(leaf, Ref) and leaf.name in inputs else leaf
 
-    calls = [call for name in sorted(inputs) for call in grid_nodes(f"{name}.grid", name, found[name])]
+    calls = [call for name in sorted(inputs) for call in grid_nodes(on_grid(name), name, found[name])]
     for node in model.program.nodes:
         args = rewrite(node.args, swapped)
         kwargs = {key: rewrite(value, swapped) for key, value in node.kwargs.items()}
         if node.name in found:
-            calls.append(Node(f"{node.name}.raw", node.op, args, kwargs))
-            calls += grid_nodes(node.name, f"{node.name}.raw", found[node.name])
+            calls.append(Node(unrounded(node.name), node.op, args, kwargs))
+            calls += grid_nodes(node.name, unrounded(node.name), found[node.name])
         else:
             calls.append(Node(node.name, node.op, args, kwargs))
     return rebuilt(model, model.weights, calls)

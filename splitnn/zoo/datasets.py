@@ -145,7 +145,8 @@ def _picture_size(source: str, name: str, spec: TensorSpec) -> tuple[int, int]:
         if spec.shape[1] == 3:
             return spec.shape[2], spec.shape[3]
     raise InvalidInput(
-        f"{source} holds colour images, (N, H, W, 3) or (N, 3, H, W); the model reads {_read({name: spec})}"
+        f"{source} holds colour images, (N, H, W, 3) or (N, 3, H, W); the model reads {_read({name: spec})}: "
+        "give a .safetensors file"
     )
 
 

@@ -40,6 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
         layer = next(layer.name for layer in plain.graph.layers if layer.name.startswith("features.1"))
         images = torch.randint(0, 256, (600, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         save_file({"image": images}, place / "noise.safetensors")
+        save_file({"image": images[:8].clone()}, place / "few.safetensors")
         given = ["exits", MODEL, "--at", layer, "--data", "noise.safetensors", "--max-accuracy-drop", "25%"]
         assert main([*given, "-o", "early"]) == 0
         made = load("early")
@@ -158,10 +159,28 @@ def test_energy_is_planned_without_exits_and_said_so(model: Model, capsys: pytes
     assert "its exits are not used" in capsys.readouterr().out
 
 
-def test_versions_beside_exits_are_refused_not_ignored(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_explains_a_plan_without_exits_says_so(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    hosts = HOSTS[:4]
+    assert main(["explain", "early", *HOSTS]) == 0
+    assert "without its exits: `splitnn plan`" in capsys.readouterr().out
+    assert main(["envelope", "early", *hosts, "--objective", "energy"]) == 0
+    assert "its exits are not used" in capsys.readouterr().out
+    assert answer(capsys, "explain", "early", *HOSTS)["leaves_exits_out"]
+    assert answer(capsys, "envelope", "early", *hosts, "--objective", "energy")["leaves_exits_out"]
+
+
+@pytest.mark.parametrize("command", ["explain", "envelope"])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [(("--version", "early=a.json,b.json"), "give that one as MODEL"), (("--max-accuracy-drop", "1%"), "--codecs")],
+)
+def test_options_of_plan_are_answered_with_what_to_do_instead(
+    model: Model, capsys: pytest.CaptureFixture[str], command: str, option: tuple[str, ...], said: str
+) -> None:
     capsys.readouterr()
-    assert main(["plan", "early", *HOSTS, "--version", "garbage=none"]) == BAD_INPUT
-    assert "--version is for models without early exits" in capsys.readouterr().err
+    assert main([command, "early", *HOSTS, *option]) == BAD_INPUT
+    error = capsys.readouterr().err
+    assert f"{option[0]} is for `splitnn plan`" in error and said in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -171,6 +190,7 @@ def test_versions_beside_exits_are_refused_not_ignored(model: Model, capsys: pyt
         ((MODEL, "--at", "nowhere", "--data", "noise.safetensors"), "no tensor, layer or module is called 'nowhere'"),
         (("early", "--data", "noise.safetensors", "--train", "joint", "--steps", "0"), "at least one step"),
         (("early", "--data", "nowhere"), "no such folder or file"),
+        (("early", "--data", "few.safetensors"), "give more, of which a part is for judging alone"),
         (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "much"), "is no share"),
         (("early", "--data", "noise.safetensors", "--max-accuracy-drop", "200%"), "is no share"),
         ((MODEL, "--cascade", "two_host_models:other", "--data", "noise.safetensors"), "scion"),
@@ -263,3 +283,25 @@ def test_a_version_with_exits_is_planned_with_them_and_charged_for_both(
     alone = ("plan", f"{narrow}/both", "--device", f"{narrow}/both-device.json", "--cloud", f"{narrow}/both-cloud.json")
     assert main([*alone, "--link", slow, "--max-accuracy-drop", "2%"]) == BAD_INPUT
     assert "loses up to 3.00%, more than 2.00%" in capsys.readouterr().err
+
+
+def test_what_cannot_be_done_is_said_before_anything_takes_time_and_writes_nothing(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    profile = tmp_path / "device.json"
+    profile.write_text(before := Path("device.json").read_text())
+    noise = ("--data", "noise.safetensors")
+    files = ("--device", "device.json", "--cloud", "cloud.json")
+    for command, said in (
+        (("exits", "early", "--data", "nowhere", "-o", str(tmp_path / "full")), "give a new folder"),
+        (("calibrate", "early", *noise, "--profile", str(profile), "--codecs", "png,jpeg90", "--tensors",
+          model.graph.layers[-1].outputs[0]), "takes any of the tensors"),
+        (("envelope", "early", *files, "--deadline", "1us"), "nothing answers every sample within 0.001 ms"),
+    ):  # fmt: skip
+        capsys.readouterr()
+        assert main(list(command)) == BAD_INPUT
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and said in error
+    assert profile.read_text() == before

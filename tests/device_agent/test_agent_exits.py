@@ -6,6 +6,7 @@ All time is virtual. A layer takes 50 ms on the device, and the engine takes a w
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -22,7 +23,9 @@ from splitnn.graph.exits import Tally
 from splitnn.graph.model import Model
 from splitnn.planner.exits import plan_exits
 from splitnn.planner.plan import Plan
+from splitnn.runtime.exits import confidences, exits_asked_for
 from splitnn.runtime.replan import Conditions, decide, reprice
+from splitnn.runtime.stage import stage
 from splitnn.transport.base import Answer, ExitsAudited, Request
 from tests.device_agent.fake_cloud import NAME, State
 from tests.device_agent.test_agent import World, profile, virtually, world
@@ -247,6 +250,48 @@ def test_sure_answers_are_checked_in_the_background_and_the_finding_is_told(
         answer = await ask(w, batch(1, seed=2))
         assert answer.parameters["audited"] == checked
         assert answer.parameters["agreement"] == pytest.approx(agreed / checked)
+        checking.cancel()
+
+    exit_world(test, model=model, audit=AuditPolicy(share=1.0))
+
+
+@pytest.mark.parametrize("on_device", [0, 1])
+def test_answers_of_exits_on_the_server_are_checked_too(on_device: int) -> None:
+    model = captured(ThreeExits)
+
+    async def test(w: World) -> None:
+        assert model.exits is not None
+        whole, last = w.far.infer, model.exits.exits[-1]
+
+        async def from_exits(request: Request) -> Answer:
+            """As a server answers that has the model's exits."""
+            answer = await whole(request)
+            if (asked := str(request.parameters.get("exits", "all"))) == "none":
+                return answer
+            for each in exits_asked_for(model.exits, asked).exits:  # type: ignore[arg-type]
+                made = stage(model, tuple(request.tensors), (each.output,)).run(request.tensors)
+                said = torch.as_tensor(made[each.output])
+                if confidences(said, each.temperature).item() >= each.threshold:
+                    return replace(answer, tensors={last.output: said}, parameters={"exit": each.name})
+            raise AssertionError("the last exit answers always")
+
+        w.far.infer = from_exits  # type: ignore[method-assign]
+        checking = asyncio.create_task(w.agent.audit.run())
+        await w.until(lambda: w.cloud.is_up, ask=False)
+        by_server = agreed = checked = 0
+        many = batch(1000, seed=1).split(1)
+        some = [[each for each in many if by_hand(model, each).exit == f"exit{exit}"][:8] for exit in (1, 2, 3)]
+        for sample in itertools.chain(*some):
+            expected = by_hand(model, sample)
+            answer = await ask(w, sample, plan=cut_behind(model, on_device))
+            assert answer.parameters["exit"] == expected.exit
+            await asyncio.sleep(5)
+            if expected.exit != last.name:
+                right = by_hand(model, sample, exits=model.exits.only(last.name)).logits.argmax()
+                checked, agreed = checked + 1, agreed + bool(right == expected.logits.argmax())
+                by_server += answer.parameters["answered_by"] == "cloud"
+        assert by_server > 2 and 0 < agreed < checked
+        assert (await w.agent.report(NAME)).exits == ExitsAudited(answered=checked, checked=checked, agreed=agreed)
         checking.cancel()
 
     exit_world(test, model=model, audit=AuditPolicy(share=1.0))
