@@ -1,6 +1,7 @@
 """What a link is like, learnt from the transfers that were made anyway. Knows no torch and no transport.
 
-A transfer takes a round trip (``round_trips``) and n * 8 / rate (``rates``).
+A transfer takes a round trip (``round_trips``) and n * 8 / rate (``rates``), where n counts the bytes that came down
+as what they would be upwards (``directions``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from splitnn.cost.directions import Directions, Mix
 from splitnn.cost.network import Link
 from splitnn.cost.rates import IDLE_S, Rates
 from splitnn.cost.round_trips import BUSY_S, RoundTrips
@@ -21,6 +23,7 @@ _TELLING_S = 0.01  # beyond the round trip, or as long as it: what takes longer 
 _DOUBT = 6.0  # where it is so many spreads of the round trip, too: jitter lengthens what is sent packet by packet
 _LIKELY = 3.0  # less will do where so much is expected,
 _UNLIKELY = 9.0  # and where not it takes more, or the late ones of many short transfers would tell a rate
+_SURE = 12.0  # to tell of the two directions
 _LEAST_S = 1e-6
 _LEAST_TRIP_S = 1e-4
 _LATEST = 12
@@ -31,8 +34,8 @@ _GAPS = 5
 class LinkEstimator:
     """The link between here and one other host.
 
-    The two directions' rates keep the ratio that the first guess gives them. Requests that overlap share the link, and
-    the estimate is what one of them sees. ``clock`` is ``time.monotonic`` or a test's own.
+    Requests that overlap share it, and the estimate is what one of them sees. ``clock`` is ``time.monotonic`` or a
+    test's own.
     """
 
     def __init__(self, guess: tuple[Link, Link], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,7 +44,7 @@ class LinkEstimator:
         self._clock = clock
         self._round_trips = RoundTrips(up.latency_s + down.latency_s, clock=clock)
         self._rates = Rates(up.bandwidth_bps, clock=clock)
-        self._down_over_up = down.bandwidth_bps / up.bandwidth_bps
+        self._directions = Directions(down.bandwidth_bps / up.bandwidth_bps)
         self._latest: deque[tuple[float, float]] = deque(maxlen=_LATEST)  # bytes and seconds, whatever was forgotten
         self._gaps_s: deque[float] = deque(maxlen=_GAPS)
         self._last_end_s: float | None = None
@@ -60,12 +63,15 @@ class LinkEstimator:
         self._gaps_s.append(gap_s)
         network_s = max(elapsed_s - far_s, _LEAST_S)
         if is_alone and gap_s < IDLE_S:
+            self._note_mix(Mix(sent_bytes, received_bytes, network_s, self._clock()))
             self._note_rest(self._upward(sent_bytes, received_bytes), network_s)
         self._add_timed(sent_bytes, network_s, received_bytes=received_bytes, gap_s=gap_s)
 
     def observe_probe(self, size_bytes: int, elapsed_s: float) -> None:
         """Bytes that mean nothing and their acknowledgement: tells of the link, not of when requests come."""
         gap_s, network_s = self._gap(elapsed_s), max(elapsed_s, _LEAST_S)
+        if gap_s < IDLE_S:
+            self._note_mix(Mix(size_bytes, 0, network_s, self._clock()))
         self._add_timed(size_bytes, network_s, gap_s=gap_s)
 
     def observe_round_trip(self, seconds: float, *, is_alone: bool = True) -> None:
@@ -92,7 +98,7 @@ class LinkEstimator:
     def links(self, *, idle_s: float = 0.0) -> tuple[Link, Link]:
         """Upwards and downwards, for a transfer after a pause of ``idle_s``."""
         rate_bps, latency_s = self.bandwidth_bps(idle_s=idle_s), self.round_trip_s / 2
-        return Link(rate_bps, latency_s), Link(rate_bps * self._down_over_up, latency_s)
+        return Link(rate_bps, latency_s), Link(rate_bps * self._directions.down_over_up, latency_s)
 
     @property
     def typical_idle_s(self) -> float:
@@ -134,7 +140,8 @@ class LinkEstimator:
         rate_bps = size * 8 / (beyond_s if is_telling else network_s)  # what is too quick to time may be news, too
         meaning: Meaning = "rate" if is_telling else "at least"
         new = Transfer(size, network_s, rate_bps, meaning, self._clock(), received_bytes)
-        self._rates.add(new, idle_s=gap_s)
+        if self._rates.add(new, idle_s=gap_s):
+            self._directions.forget()
         expected_s = self._expected_s(size, idle_s=gap_s)
         if is_telling:
             self._round_trips.end_shorter()
@@ -160,13 +167,22 @@ class LinkEstimator:
             self._round_trips.believe([(self._clock(), line.round_trip_s)])
             self._follow(usual_at_s)
 
+    def _note_mix(self, mix: Mix) -> None:
+        """What a transfer that was alone on a warm link says of the two directions."""
+        before = self._directions.down_over_up
+        if mix.sent_bytes and self._directions.observe(
+            mix, round_trip_s=self.round_trip_s, sure_s=self._telling_s(_SURE)
+        ):
+            self._rates.convert(1 / self._directions.down_over_up - 1 / before)
+
     def _follow(self, since_s: float) -> None:
         """The round trip has been longer since then."""
         self._rates.tell_again(self.round_trip_s, since_s=since_s)
+        self._directions.forget()
 
     def _upward(self, sent_bytes: int, received_bytes: int) -> float:
         """As many bytes upwards as would take as long."""
-        return sent_bytes + received_bytes / self._down_over_up
+        return sent_bytes + received_bytes / self._directions.down_over_up
 
     def _expected_s(self, size: float, *, idle_s: float) -> float:
         """What the bytes take where any transfer has told the rate, else 0."""
