@@ -41,13 +41,10 @@ async def probe_link(
             return True
         if not is_free():  # it shared the link
             break
+        estimator.observe_probe(size, probe.elapsed_s)
         if probe.elapsed_s > max(2 * estimator.round_trip_s, _SHORT_S):
             timed += 1
-            told = True
-            estimator.observe_probe(size, probe.elapsed_s)
         elif left:
             size = min(size * _GROWTH, left)
-        else:  # the link is faster than can be told: at least so fast
-            told = True
-            estimator.observe_probe(size, probe.elapsed_s)
+        told = told or timed > 0 or not left  # without any that was timed the link is at least so fast
     return told

@@ -28,6 +28,12 @@ class Transfer:
     rate_bps: float
     meaning: Meaning
     at_s: float = 0.0  # when it ended
+    received_bytes: float = 0.0  # that came down
+
+    @property
+    def wire_s(self) -> float:
+        """What its bytes took, by that rate."""
+        return self.size_bytes * 8 / self.rate_bps
 
 
 @dataclass(frozen=True, slots=True)
