@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from device_agent.pings import Pings
 from device_agent.probing import probe_link
 from device_agent.reports import Control, Reports
 from splitnn.cost.bandwidth import LinkEstimator
@@ -81,6 +82,7 @@ class Cloud:
         self._transport = transport
         self._reports = Reports(control, name=name, digest=digest, graph=graph)
         self._rhythm = rhythm
+        self._pings = Pings(transport, estimator, timeout_s=rhythm.ping_timeout_s, clock=clock)
         self._chance = chance or random.Random()
         self._clock = clock
         self._is_verified = False  # it serves this very model
@@ -125,6 +127,8 @@ class Cloud:
         number = self._begun if self._under_way == 1 else 0
         self._held_bytes += held_bytes
         try:
+            if self._under_way == 1:
+                await self._pings.ahead()
             answer = await self._transport.infer(request)
         except Overloaded as error:
             alone_s = error.retry_after_s or self._rhythm.first_retry_s
@@ -159,6 +163,7 @@ class Cloud:
 
     async def close(self) -> None:
         """See ``Transport.close``."""
+        self._pings.close()
         await self._transport.close()
 
     def lose(self, reason: str) -> None:
@@ -176,11 +181,7 @@ class Cloud:
         self._tell()
 
     async def watch(self, *, is_calm: Callable[[], bool] = lambda: True) -> None:
-        """Look after the cloud until cancelled.
-
-        ``is_calm`` tells whether this host has nothing else to do. What it computes takes processor time from the
-        messages of a ping, most of all under a quota, and such a ping does not prove that the round trip has grown.
-        """
+        """Look after the cloud until cancelled. ``is_calm`` tells whether this host has nothing else to do."""
         self._is_calm = is_calm
         while True:
             if self.is_up:
@@ -258,10 +259,7 @@ class Cloud:
             self._probe_not_before_s = now_s + max(self._rhythm.stale_s, (now_s - began_s) * _PROBE_SHARE)
 
     async def _ping(self) -> None:
-        was_calm = self._is_calm()
-        probe = await self._transport.probe(0, timeout_s=self._rhythm.ping_timeout_s)
-        if not self._under_way:
-            self.estimator.observe_round_trip(probe.elapsed_s, is_alone=was_calm and self._is_calm())
+        await self._pings.between(is_free=self._is_free, is_calm=self._is_calm)
 
     async def _ask_report(self) -> None:
         """Raises DigestMismatch: the cloud serves another model under this name."""

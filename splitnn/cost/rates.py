@@ -59,11 +59,11 @@ class Rates:
         self.told_at_s = self._clock()
         best_bps = max(rate_of(self._warm) or 0.0, rate_of(self._after_idle) or 0.0)
         own_bps = rate_of(series) or new.rate_bps
-        if new.meaning == "rate":  # lower bounds below it say nothing that it does not, and must not outvote it
-            _keep(series, [t for t in series if t.meaning != "at least" or t.rate_bps > new.rate_bps])
+        if new.meaning == "rate":  # bounds say nothing beside it, but for lower ones above it
+            _keep(series, [t for t in series if t.meaning == "rate" or t.is_above(new.rate_bps)])
         series.append(new)
         off = new.rate_bps / own_bps - 1
-        if abs(off) > STEP:
+        if abs(off) > STEP or abs(new.rate_bps / believed_bps - 1) > STEP:
             self.unusual_at_s = self._clock()
         run = self._slower.add(new, holds=off < -STEP) or self._faster.add(new, holds=off > STEP)
         kept = [new] if _proves_change(new, best_bps) else run

@@ -60,11 +60,11 @@ class RoundTrips:
 
     def is_longer(self, seconds: float) -> bool:
         """Whether that is clearly longer than what is believed."""
-        return seconds > self.seconds + max(self.seconds * STEP + _SLACK_S, _CLEAR * self.spread_s)
+        return seconds > max(self._step_above(self.seconds), self.seconds + _CLEAR * self.spread_s)
 
     def is_shorter(self, seconds: float) -> bool:
         """Whether that is clearly shorter than what is believed."""
-        return self.seconds > seconds + max(seconds * STEP + _SLACK_S, _CLEAR * self.spread_s)
+        return self.seconds > max(self._step_above(seconds), seconds + _CLEAR * self.spread_s)
 
     def observe(self, seconds: float, *, is_alone: bool = True) -> bool:
         """A ping; beside other work of this host it may be shorter. Whether it shows that round trips are longer."""
@@ -85,8 +85,9 @@ class RoundTrips:
             self.unusual_at_s = now_s
         else:
             self.usual_at_s = now_s
-        if run:
-            self.believe(run)
+        if run:  # whatever lengthened some of them still more, bytes on a link that is slower now perhaps
+            least_s = min(sample_s for _, sample_s in run)
+            self.believe([(at_s, sample_s) for at_s, sample_s in run if sample_s <= self._step_above(least_s)])
         return bool(run)
 
     def observe_hidden(self, seconds: float) -> None:
@@ -118,10 +119,14 @@ class RoundTrips:
 
     def _shorten(self, seconds: float) -> bool:
         """Whether that is clearly shorter than every ping, which are forgotten then."""
-        if seconds * (1 + STEP) + _SLACK_S >= min(self._lately(), default=-math.inf):
+        if self._step_above(seconds) >= min(self._lately(), default=-math.inf):
             return False
         self._pings.clear()
         return True
+
+    @staticmethod
+    def _step_above(seconds: float) -> float:
+        return seconds * (1 + STEP) + _SLACK_S
 
     def _lately(self) -> list[float]:
         since = self._clock() - _WINDOW_S

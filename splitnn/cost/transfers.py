@@ -35,6 +35,10 @@ class Transfer:
         """What its bytes took, by that rate."""
         return self.size_bytes * 8 / self.rate_bps
 
+    def is_above(self, rate_bps: float) -> bool:
+        """Whether it says that the link is faster than that."""
+        return self.meaning == "at least" and self.rate_bps > rate_bps
+
 
 @dataclass(frozen=True, slots=True)
 class Line:

@@ -342,3 +342,17 @@ def test_a_round_trip_that_shrinks_is_learnt_from_requests_though_no_ping_gets_b
     assert up.transfer_seconds(size_bytes) + down.latency_s == pytest.approx(
         fake.up.transfer_seconds(size_bytes) + fake.down.latency_s, rel=0.15
     )
+
+
+def test_an_upper_bound_is_forgotten_when_a_transfer_tells_the_rate() -> None:
+    link = FakeLink("90Mbps/40ms")
+    for _ in range(5):
+        link.ping()
+        link.send(150_000)
+    link.set("130kbps/40ms")
+    link.now_s += 2.0
+    link.estimator.observe_unfinished(8192, 2.0)  # TCP that had filled a queue of its own: at most 33 kbit/s
+    assert link.error() < -0.5
+    link.ping()
+    link.send(15_000)
+    assert abs(link.error()) < 0.1
