@@ -15,31 +15,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.codecs.learned import learned_ratio
 from experiments.codecs.measure import Point
 from experiments.codecs.plots import plot_fronts
-from experiments.codecs.statistics import between_resamples, bytes_at, differs
-from experiments.codecs.tables import FASHION, FULL, LITE0, QUICK, TABLES, Table, packaged_point, shipped_point
+from experiments.codecs.statistics import bytes_at, differs
+from experiments.codecs.tables import FASHION, FULL, LITE0, QUICK, TABLES, Table, packaged_point, shipped_points
 from splitnn.cost.machine import describe_machine
 from splitnn.graph.allocator import keep_freed_memory
-from splitnn.zoo.datasets import part_of
 
 RESULTS = Path(__file__).parents[1] / "results"
 EARLY = 0.3  # of the FLOPs on the device
 AGREEMENT = 0.98
 UNMEASURABLE, HALF_POINT, TWO_POINTS = 0.001, 0.005, 0.02
-LEARNED_LOSS = 0.006  # that a learned bottleneck may cost beside the compressed input
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Bytes, answers and speed of every codec at every cut")
-    parser.add_argument("--quick", action="store_true", help="some cuts, some codecs, fewer crops: under four minutes")
+    parser.add_argument("--quick", action="store_true", help="some cuts, some codecs, fewer crops: about five minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     parser.add_argument("--plot", type=Path, metavar="FILE", default=RESULTS / "codecs.png", help="where the plot goes")
     parser.add_argument(
@@ -53,16 +51,16 @@ def main() -> None:
     tables = [TABLES[name](extents[name]) for name in arguments.models]
     learned = [packaged_point(folder, tables) for folder in arguments.bottleneck]
     if not learned and LITE0 in arguments.models:
-        learned = [shipped_point()]
-        tables.append(learned[0][0])
+        unseen, rates = shipped_points()
+        learned = [(unseen, point) for point in rates]
+        tables.append(unseen)
     headline: dict[str, Any] = {}
     for table in tables:
         print_table(table, [point for of, point in learned if of is table])
         if table.points:
             headline |= accuracy_ratios(table) if table.model == FASHION else image_ratios(table)
     headline |= learned_ratio(learned)
-    for key, value in headline.items():
-        print(f"{key:28}{value}")
+    print_headline(headline)
     arguments.plot.parent.mkdir(parents=True, exist_ok=True)
     plot_fronts([(table, [point for of, point in learned if of is table]) for table in tables], arguments.plot)
     print(f"plot: {arguments.plot}")
@@ -85,6 +83,17 @@ def print_table(table: Table, learned: Sequence[Point]) -> None:
             f"{point.cut:28}{point.flops_share:6.0%} {point.codec:14}{point.mean_bytes:9.0f}"
             f"{point.plain_bytes / point.mean_bytes:7.1f}  {point.share_right:6.4f}  {low:.4f}-{high:.4f}  {speeds:>13}"
         )
+
+
+def print_headline(found: Mapping[str, Any]) -> None:
+    """A line a figure, and what holds several a line each."""
+    for key, value in found.items():
+        if isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()):
+            print(key)
+            for name, each in value.items():
+                print(f"  {name:50}{', '.join(f'{what} {figure}' for what, figure in each.items())}")
+        else:
+            print(f"{key:28}{value}")
 
 
 def image_ratios(table: Table) -> dict[str, Any]:
@@ -124,62 +133,6 @@ def accuracy_ratios(table: Table) -> dict[str, Any]:
         found[key] = best and round(best.plain_bytes / best.mean_bytes, 2)
         found[f"{key}_by"] = best and f"{best.codec} at {best.cut}, {best.share_right:.4f} of {table.whole:.4f}"
     return found
-
-
-def learned_ratio(learned: Sequence[tuple[Table, Point]]) -> dict[str, Any]:
-    """Bytes of a learned bottleneck over those of the compressed input, as ``share_of_input`` compares them.
-
-    Of crops, those of photos that a package was not trained on. Where there are several, the one with the least.
-    """
-    if not learned:
-        return {"learned_vs_jpeg_bytes": None, "learned_vs_jpeg_reason": f"no --bottleneck, and no table of {LITE0}"}
-    found: dict[str, dict[str, Any]] = {}
-    for table, point in learned:
-        unseen = [not table.points or part_of(origin) == "test" for origin in table.origins] or [True] * len(
-            point.right
-        )
-        counted = len(point.sample_bytes) == len(point.right)  # each sample, alone
-        judged, *images = (each.only(unseen) for each in (point, *table.images))
-        origins = [origin for origin, is_unseen in zip(table.origins, unseen, strict=False) if is_unseen]
-        interval = between_resamples([judged, *images], origins, share_of_input) if counted and origins else None
-        found[point.cut] = {
-            "learned_vs_jpeg_bytes": _rounded(share_of_input([judged, *images])),
-            "learned_vs_jpeg_interval": interval and [round(each, 3) for each in interval],
-            "learned_vs_jpeg_by": f"{point.cut}, {judged.share_right:.4f} right, {judged.mean_bytes:.0f} bytes",
-            "learned_vs_jpeg_samples": f"{len(judged.right)}, of {len(set(origins)) or len(judged.right)} photos",
-            "learned_vs_each_image": {
-                each.codec: {
-                    "bytes": round(judged.mean_bytes / each.mean_bytes, 3),
-                    "points": round(100 * (judged.share_right - each.share_right), 2),
-                    "points_interval": _points_between(judged, each, origins) if counted and origins else None,
-                }
-                for each in images
-            },
-        }
-    best = min(found.values(), key=lambda each: each["learned_vs_jpeg_bytes"] or math.inf)
-    return best | {"learned": {name: each["learned_vs_jpeg_bytes"] for name, each in found.items()}}
-
-
-def share_of_input(points: Sequence[Point]) -> float | None:
-    """Bytes of the first point over those of the compressed input (the others) that it may stand for.
-
-    That is the one whose answers are right in at most 0.6 points more of the samples, or where the first point does
-    better than that, the best that a JPEG does.
-    """
-    judged, *images = points
-    jpegs = max(each.share_right for each in images if each.codec.startswith("jpeg"))
-    photo = bytes_at(images, min(judged.share_right + LEARNED_LOSS, jpegs))
-    return None if photo is None else judged.mean_bytes / photo
-
-
-def _points_between(one: Point, other: Point, origins: Sequence[str]) -> list[float] | None:
-    """95 % interval of the difference of right answers, in points."""
-    interval = between_resamples([one, other], origins, lambda both: 100 * (both[0].share_right - both[1].share_right))
-    return interval and [round(each, 2) for each in interval]
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
 
 
 def ratio(one: float | None, other: float | None) -> float | None:

@@ -21,7 +21,7 @@ from splitnn.zoo.datasets import fashion_mnist
 from splitnn.zoo.pictures import crops, installed_photos
 from splitnn.zoo.squeezed import notes
 
-LITE0, FASHION, SQUEEZED = "efficientnet_lite0", "fashion_exits", "efficientnet_lite0_bottleneck"
+LITE0, FASHION = "efficientnet_lite0", "fashion_exits"
 IMAGES = (
     "jpeg50", "jpeg75", "jpeg90", "jpeg95", "jpeg95f", "jpeg98f", "jpeg100f",
     "webp50", "webp75", "webp90", "webp98", "webp100", "webp", "png",
@@ -32,7 +32,7 @@ OTHERS = (
     "int6", "int4", "int4r", "int4t", "int4+zstd", "int4+entropy", "int3", "int3+entropy", "int2", "int2+entropy",
 )  # fmt: skip
 FEW_CODECS = ("fp16", "int8+zstd", "int4", "int4+entropy", "even6", "even4", "even2.5", "even1.5", "even1")
-UNSEEN_IMAGES = ("jpeg90", "jpeg95", "jpeg98f", "jpeg100f", "webp100")
+UNSEEN_IMAGES = ("jpeg90", "jpeg95", "jpeg95f", "jpeg98f", "jpeg100f", "webp100")
 _CROPS_A_PHOTO = 12
 _ALONE = 150  # samples that are encoded by themselves and counted
 _SEED = 5
@@ -121,8 +121,9 @@ def packaged_point(folder: Path, tables: Sequence[Table]) -> tuple[Table, Point]
     raise ValueError(f"{folder} reads {shape}; the tables have {[tuple(t.case.pixels.shape[1:]) for t in tables]}")
 
 
-def shipped_point(*, crops_a_photo: int = _CROPS_A_PHOTO) -> tuple[Table, Point]:
-    """The bottleneck that comes with splitnn, on photos that it was not trained on, beside those photos compressed.
+def shipped_points(*, crops_a_photo: int = _CROPS_A_PHOTO) -> tuple[Table, list[Point]]:
+    """The bottleneck that comes with splitnn, at each of its rates, on photos that it was not trained on, beside those
+    photos compressed.
 
     Raises:
         FileNotFoundError: no such photo is installed; the message says what to install.
@@ -137,7 +138,8 @@ def shipped_point(*, crops_a_photo: int = _CROPS_A_PHOTO) -> tuple[Table, Point]
     images = tuple(case.point(case.whole_input, each, alone=count) for each in counter.through(UNSEEN_IMAGES))
     print(file=sys.stderr)
     table = Table(f"{LITE0}, unseen", f"{count} crops of {len(photos)} photos", (), images, 1.0, tuple(origins), case)
-    return table, bottleneck_point(capture(*zoo.load(SQUEEZED)), SQUEEZED, table, alone=count)
+    rates = counter.through(list(notes().rates), at="its cut")
+    return table, [bottleneck_point(capture(*zoo.load(name)), name, table, alone=count) for name in rates]
 
 
 def bottleneck_point(version: Model, name: str, table: Table, *, alone: int = _ALONE) -> Point:

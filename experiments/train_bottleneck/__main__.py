@@ -4,9 +4,10 @@
   python -m experiments.train_bottleneck --out DIR        # about ten minutes of one core
   python -m experiments.train_bottleneck --judge-only     # the one that comes with splitnn
 
-writes what lies in splitnn/zoo: the weights in half precision, and notes on how they were made. It is judged beside
-closed-form bottlenecks at the same place, fitted to the same crops: bytes, the nats by which answers change, and
-agreement with the unsplit model, on photos that neither saw (``experiments.unseen_photos``).
+writes what lies in splitnn/zoo: the weights in half precision, and notes on how they were made and on its rates, which
+are steps of rounding. Each is judged beside closed-form bottlenecks at the same place, fitted to the same crops: bytes,
+the nats by which answers change, and agreement with the unsplit model, on photos that neither saw (``unseen_photos``).
+Which step to train at: ``python -m experiments.train_bottleneck.steps``.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ from splitnn.zoo.autoencoder import Bottleneck
 from splitnn.zoo.datasets import Samples, samples
 from splitnn.zoo.pictures import crops
 from splitnn.zoo.sources import open_model
-from splitnn.zoo.squeezed import BASE, NOTES, WEIGHTS, notes, trained_bottleneck
+from splitnn.zoo.squeezed import BASE, FINEST, NOTES, WEIGHTS, notes, trained_bottleneck
 
-_CLOSED_FORM_STEPS = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2)
+_RATES = {f"{FINEST}{suffix}": factor for suffix, factor in (("", 1.0), ("_x2", 2.0), ("_x4", 4.0))}
+"""Models of the zoo, and how much wider their steps are than the one that is trained."""
+
+_CLOSED_FORM_STEPS = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2)
 _CROPS_A_PHOTO = 12
 _JUDGE_SEED = 11
 _RESAMPLES = 1000
@@ -67,7 +71,7 @@ def main() -> None:
     what.add_argument("--judge-only", action="store_true", help="train nothing")
     parser.add_argument("--block", type=int, default=7, help="of EfficientNet-Lite0: its result passes through")
     parser.add_argument("--patch", type=int, default=1)
-    parser.add_argument("--step", type=float, default=0.6, help="of rounding, from which training starts")
+    parser.add_argument("--step", type=float, default=0.25, help="of rounding, from which training starts")
     parser.add_argument("--batches", type=int, default=400)
     parser.add_argument("--crops", type=int, default=1600, help="to train on")
     parser.add_argument("--seed", type=int, default=0)
@@ -90,9 +94,12 @@ def main() -> None:
         bottleneck = halved(bottleneck)
     judged = compared(given, found, bottleneck)
     if args.out:
-        recipe = recipe_of(given, settings, judged)
+        rates = {}
+        for name, factor in _RATES.items():
+            recipe = recipe_of(given, {**settings, "factor": factor}, judged["rates"][name]["learned"])
+            rates[name] = {"factor": factor, "recipe": recipe.to_json()}
         trained_on = sorted(set(given.origins))
-        write(bottleneck, args.out, block=args.block, trained_on=trained_on, recipe=recipe.to_json(), judged=judged)
+        write(bottleneck, args.out, block=args.block, trained_on=trained_on, rates=rates, judged=judged)
     print(json.dumps(judged, indent=1))
 
 
@@ -112,9 +119,8 @@ def halved(bottleneck: Bottleneck) -> Bottleneck:
     return Bottleneck.of_weights(weights, dead_zone=bottleneck.encoder.dead_zone)
 
 
-def recipe_of(given: Ground, settings: Mapping[str, str | int | float], judged: Mapping[str, Any]) -> Recipe:
+def recipe_of(given: Ground, settings: Mapping[str, str | int | float], learned: Mapping[str, float]) -> Recipe:
     """What made the model with the bottleneck, and what that cost."""
-    learned = judged["learned"]
     shares = [round(1 - learned[key], 4) for key in ("agreement", "agreement_high", "agreement_low")]
     return Recipe(
         method="learned bottleneck",
@@ -154,12 +160,18 @@ def verdict(given: Ground, bottleneck: Bottleneck, name: str) -> Verdict:
 
 
 def compared(given: Ground, found: Basis, bottleneck: Bottleneck) -> dict[str, Any]:
-    """The bottleneck beside closed-form ones on the samples to judge by, as ``beside`` has it."""
+    """The bottleneck at each rate beside closed-form ones on the samples to judge by, as ``beside`` has it."""
+    origins = given.judged_by.origins
     closed = [
         verdict(given, transform_bottleneck(given.values, found, step=step), f"closed form, step {step:g}")
         for step in _CLOSED_FORM_STEPS
     ]
-    return beside(verdict(given, bottleneck, "learned"), closed, given.judged_by.origins)
+    learned = {name: verdict(given, bottleneck.coarser(factor), name) for name, factor in _RATES.items()}
+    return {
+        "samples": f"{len(origins)} crops of {len(set(origins))} unseen photos",
+        "rates": {name: beside(each, closed, origins) for name, each in learned.items()},
+        **{each.name: _described(each) for each in closed},
+    }
 
 
 def beside(learned: Verdict, closed: Sequence[Verdict], origins: Sequence[str]) -> dict[str, Any]:
@@ -174,9 +186,7 @@ def beside(learned: Verdict, closed: Sequence[Verdict], origins: Sequence[str]) 
     everything = np.arange(len(origins))
     low, high = np.quantile([learned.same[drawn].mean() for drawn in resamples], (0.025, 0.975))
     return {
-        "samples": f"{len(origins)} crops of {len(names)} unseen photos",
         "learned": _described(learned) | {"agreement_low": round(low, 4), "agreement_high": round(high, 4)},
-        **{each.name: _described(each) for each in closed},
         **{
             key: _with_interval([at(learned, closed, drawn) for drawn in (everything, *resamples)])
             for key, at in (("bytes_at_equal_nats", bytes_at_equal_nats), ("nats_at_equal_bytes", nats_at_equal_bytes))

@@ -8,18 +8,19 @@ from itertools import product
 
 
 def _names() -> Iterator[str]:
-    yield from ("raw", "raw+fast", "zstd", "shuffle+zstd", "mask", "mask+zstd", "entropy")
+    yield from ("raw", "raw+fast", "zstd", "lz4", "shuffle+zstd", "mask", "mask+zstd", "entropy")
     yield from (
         "fp16",
         "fp16+zstd",
         "fp16+fast",
+        "fp16+lz4",
         "fp16+shuffle+zstd",
         "fp16+mask",
         "fp16+mask+zstd",
         "bf16",
         "bf16+zstd",
     )
-    yield from ("int8", "int8+zstd", "int8+fast", "int8+mask+zstd")
+    yield from ("int8", "int8+zstd", "int8+fast", "int8+lz4", "int8+mask+zstd")
     yield from map("".join, product(["int"], "6432", ["", "t"], ["", "r", "p"], ["", "+zstd", "+entropy"]))
     yield from (f"even{fineness}" for fineness in (8, 6, 5, 4, 3, 2.5, 2, 1.5, 1.2, 1, 0.8))
     yield from ("png", "webp", *(f"jpeg{quality}" for quality in (95, 90, 75, 50)))

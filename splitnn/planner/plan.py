@@ -16,7 +16,7 @@ from splitnn.planner.line import Line, parse_line, print_line
 Mode = Literal["exact", "fast"]
 """exact: bit-identical to the whole model; fast: a lossy codec, or a host whose profile is of another engine."""
 
-LOSSLESS = frozenset({"raw", "raw+fast", "zstd", "shuffle+zstd", "mask", "mask+zstd", "entropy", "png", "webp"})
+LOSSLESS = frozenset({"raw", "raw+fast", "zstd", "lz4", "shuffle+zstd", "mask", "mask+zstd", "entropy", "png", "webp"})
 """Codecs that an exact plan may use."""
 
 MODEL_DIGITS = 12

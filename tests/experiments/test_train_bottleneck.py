@@ -18,7 +18,11 @@ from experiments.train_bottleneck.__main__ import (
     nats_at_equal_bytes,
     write,
 )
+from experiments.train_bottleneck.steps import turns
+from splitnn.graph.capture import capture
+from splitnn.tuning.fitting import Ground
 from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder
+from splitnn.zoo.datasets import Samples
 from splitnn.zoo.squeezed import NOTES, WEIGHTS
 
 ROWS = np.arange(60)
@@ -46,6 +50,22 @@ def test_a_closed_form_is_as_good_as_itself_and_its_interval_holds_one() -> None
         assert found[key]["low"] <= 1.0001 and found[key]["high"] >= 0.9999
         assert found[key]["ratio"] == pytest.approx(1.0, abs=1e-4)
     assert found["learned"]["agreement_low"] == found["learned"]["agreement_high"] == 1.0
+
+
+def test_in_each_turn_nothing_is_fitted_to_photos_that_it_is_judged_by_and_all_are_judged_once() -> None:
+    origins = tuple(f"photo {number % 10}" for number in range(50))
+    judged_by = Samples({}, None, tuple(f"photo {number % 10}" for number in range(30)), "")
+    fitted, held_out = torch.arange(50.0), torch.arange(30.0)
+    model = capture(torch.nn.Linear(2, 2).eval(), (torch.zeros(1, 2),))
+    whole = Ground(model, "a tensor", fitted, fitted, origins, held_out, held_out, judged_by)
+    seen: list[int] = []
+    for part, rows in turns(whole):
+        assert part.held_out.tolist() == rows.tolist()
+        assert len(part.values) == len(part.teacher) == len(part.origins)
+        assert [origins[int(number)] for number in part.values] == list(part.origins)
+        assert not set(part.origins) & {judged_by.origins[number] for number in rows}
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(30))
 
 
 def test_what_is_written_is_the_bottleneck_that_was_judged(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from splitnn.transport.evenstep import EvenStep
 from splitnn.transport.image import ImageCodec
 from splitnn.transport.layout import Layout, name_of
 from splitnn.transport.lowbit import LowBit
+from splitnn.transport.lz4 import Lz4
 from splitnn.transport.quantize import BF16, FP16, Int8
 from splitnn.transport.sparse import Masked
 from splitnn.transport.zstd import ShuffledZstd, Zstd
@@ -71,7 +72,7 @@ def _too_much() -> dict[str, torch.Tensor]:
 
 def _form(codec: Codec) -> object:
     form: object = codec
-    while isinstance(form, (Zstd, Masked, ShuffledZstd)):
+    while isinstance(form, (Zstd, Lz4, Masked, ShuffledZstd)):
         form = form.inner
     return form
 

@@ -9,6 +9,7 @@ import textwrap
 import tracemalloc
 from collections.abc import Iterator
 
+import lz4.block
 import pytest
 import torch
 import zstandard
@@ -76,6 +77,7 @@ def test_payload_of_another_codec_becomes_a_tensor_as_described_or_a_codec_error
     for other in (
         "raw",
         "zstd",
+        "lz4",
         "mask",
         "fp16",
         "fp16+shuffle+zstd",
@@ -157,18 +159,31 @@ def test_frame_that_states_another_size_or_states_it_falsely_is_refused(name: st
     assert not _decoded(name, b"\x28\xb5\x2f\xfd\xa0" + len(plain).to_bytes(4, "little") + blocks, shape, dtype)
 
 
+@pytest.mark.parametrize("name", [name for name in CODECS if "lz4" in name])
+def test_block_that_states_another_size_or_states_it_falsely_is_refused(name: str) -> None:
+    tensor = _tensor_for(name)
+    shape, dtype = tuple(tensor.shape), name_of(tensor.dtype)
+    plain = lz4.block.decompress(bytes(CODECS[name].encode(tensor)))
+    for size in (0, 1, len(plain) - 1, 3 * len(plain), 10**7):
+        honest = lz4.block.compress(bytes(size))
+        assert not _decoded(name, honest, shape, dtype), size
+        assert not _decoded(name, len(plain).to_bytes(4, "little") + honest[4:], shape, dtype), size
+    assert not _decoded(name, lz4.block.compress(plain, store_size=False), shape, dtype)
+
+
 def test_hostile_payloads_are_refused_inside_a_small_address_space() -> None:
     """What C libraries take is not traced: a child that may take 200 MB more than it has."""
     child = textwrap.dedent("""
-        import resource, struct, zlib, torch, zstandard, PIL.Image
+        import resource, struct, zlib, lz4.block, torch, zstandard, PIL.Image
         from splitnn.errors import CodecError
         from splitnn.transport.codec import CODECS
         torch.set_num_threads(1)
         for name in ("png", "jpeg90", "webp"):  # plug-ins are loaded before memory is short
             image = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
             CODECS[name].decode(bytes(CODECS[name].encode(image)), (1, 8, 8, 3), "uint8")
-        for name in ("zstd", "even4"):
+        for name in ("zstd", "lz4", "even4"):
             CODECS[name].decode(bytes(CODECS[name].encode(torch.zeros(9))), (9,), "float32")
+        packed = lz4.block.compress(bytes(10**8))
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, resource.RLIM_INFINITY))
         def chunk(kind, data):
@@ -190,6 +205,9 @@ def test_hostile_payloads_are_refused_inside_a_small_address_space() -> None:
             ("int8", b"", (2**14, 2**14), "float32"), ("fp16", b"", (2**14, 2**14), "float32"),
             ("int4", b"", (2**14, 2**14), "float32"), ("mask", b"", (2**14, 2**14), "float32"),
             ("zstd", bomb, (2**14, 2**14), "float32"), ("shuffle+zstd", b"", (2**14, 2**14), "float32"),
+            ("lz4", packed, (9,), "float32"), ("int8+lz4", packed, (9,), "float32"),
+            ("lz4", (36).to_bytes(4, "little") + packed[4:], (9,), "float32"),
+            ("lz4", (2**30).to_bytes(4, "little") + bytes(99), (2**14, 2**14), "float32"),
         ]:
             try:
                 CODECS[name].decode(payload, shape, dtype)
@@ -200,4 +218,4 @@ def test_hostile_payloads_are_refused_inside_a_small_address_space() -> None:
         print("refused", refused)
     """)
     found = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, timeout=120, check=False)
-    assert (found.stdout, found.returncode) == ("refused 17\n", 0), found.stderr[-2000:]
+    assert (found.stdout, found.returncode) == ("refused 21\n", 0), found.stderr[-2000:]

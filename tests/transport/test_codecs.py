@@ -21,7 +21,7 @@ from splitnn.transport.layout import Layout, name_of
 from splitnn.transport.tensors import described, encode_tensors
 from splitnn.transport.wire import take_apart
 
-LOSSLESS = ("raw", "zstd", "raw+fast", "shuffle+zstd")
+LOSSLESS = ("raw", "zstd", "raw+fast", "lz4", "shuffle+zstd")
 LOW_BITS = ("int6", "int4", "int3+zstd", "int2+entropy", "int4t", "int4r", "int3tp+entropy", "even4", "even0.8")
 LOSSY = (
     "fp16",
@@ -35,10 +35,15 @@ LOSSY = (
     "fp16+mask+zstd",
     "int8+mask+zstd",
     "int8+fast",
+    "fp16+lz4",
+    "int8+lz4",
     *LOW_BITS,
 )
 IMAGES = ("webp", "webp90", "webp50", "jpeg50", "jpeg98f")
-FORMS = (*USUAL, "raw+fast", "shuffle+zstd", "mask", "mask+zstd", "bf16", "bf16+zstd", "fp16+mask", *LOW_BITS, *IMAGES)
+FORMS = (
+    *USUAL, "raw+fast", "lz4", "int8+lz4", "shuffle+zstd", "mask", "mask+zstd", "bf16", "bf16+zstd", "fp16+mask",
+    *LOW_BITS, *IMAGES,
+)  # fmt: skip
 """At least one of every kind."""
 DTYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
@@ -292,6 +297,30 @@ def test_a_zstd_frame_that_lies_about_its_size_is_refused_before_it_is_unpacked(
     unsized = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(16))
     with pytest.raises(CodecError):
         codec("zstd").decode(unsized, (4,), "float32")
+
+
+@pytest.mark.parametrize("name", ["lz4", "fp16+lz4", "int8+lz4"])
+def test_an_lz4_block_that_lies_about_its_size_is_refused_before_it_is_unpacked(name: str) -> None:
+    tensor = torch.zeros(1, 4, 64, 64)
+    payload = bytes(codec(name).encode(tensor))
+    stated = int.from_bytes(payload[:4], "little")
+    for lie in (0, 1, stated - 1, stated + 1, 100_000_000, 2**31, 2**32 - 1):
+        with pytest.raises(CodecError):
+            codec(name).decode(lie.to_bytes(4, "little") + payload[4:], tuple(tensor.shape), "float32")
+    large = torch.zeros(1, 64, 512, 512)  # no block of so few bytes holds as much, whoever claims it
+    tracemalloc.start()
+    try:
+        with pytest.raises(CodecError, match="states"):
+            codec(name).decode((67_108_864).to_bytes(4, "little") + payload[4:], tuple(large.shape), "float32")
+        assert tracemalloc.get_traced_memory()[1] < 10_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_lz4_of_zeros_is_small_and_that_of_noise_hardly_larger_than_the_noise() -> None:
+    noise = torch.randint(-128, 128, (1, 4, 64, 64), dtype=torch.int8)
+    assert len(codec("lz4").encode(torch.zeros_like(noise))) < noise.numel() / 100
+    assert len(codec("lz4").encode(noise)) < 1.01 * noise.numel() + 32
 
 
 def test_int8_with_a_lying_range_is_refused() -> None:
