@@ -32,8 +32,9 @@ class SlowdownEstimator:
     of different lengths tell one, else, by ``untold``, none or the least that leaves the factor nearest to 1. Pairs
     that need far more fixed time than the grain do not count: one of the two was held up, and the only long run is in
     all that weigh most. The factor is the median ratio of what is left, each with the weight of the root of its
-    profiled seconds: one long outlier must not outvote all. It is below 1 only where a run of ten grains was seen:
-    shorter ones go at full speed in the slice that they begin with, and longer ones will not.
+    profiled seconds: one long outlier must not outvote all. Runs of less than ten grains have no say where there are
+    three others, and never make it less than 1: they go at full speed in the slice that they begin with, and longer
+    ones will not.
 
     Load passes: observations count for ``fresh_s`` seconds after the latest, then the profile is believed again.
     """
@@ -87,13 +88,12 @@ class SlowdownEstimator:
     def _fitted(self) -> tuple[float, float]:
         if self._fit is None:
             fixed_s = _fixed_s(list(self._runs), self._grain_s, untold=self._untold) if self._grain_s else 0.0
-            ratios = [
-                (max(seconds - fixed_s, seconds * _LEAST_PART) / profiled_s, math.sqrt(profiled_s))
-                for profiled_s, seconds in list(self._runs)[-_RECENT:]
-            ]
-            factor = _weighted_median(ratios)
-            if max(profiled_s for profiled_s, _ in self._runs) < _LONG_GRAINS * self._grain_s:
-                factor = max(1.0, factor)
+            kept = list(self._runs)
+            long = [run for run in kept if run[0] >= _LONG_GRAINS * self._grain_s]
+            telling = (long if len(long) >= _NEEDED else kept)[-_RECENT:]
+            factor = _weighted_median((_ratio(run, fixed_s), math.sqrt(run[0])) for run in telling)
+            least = min((_ratio(run, fixed_s) for run in long), default=1.0)
+            factor = max(factor, min(1.0, least))
             self._fit = fixed_s, factor
         return self._fit
 
@@ -132,6 +132,12 @@ def _fixed_s(runs: Sequence[_Run], grain_s: float, *, untold: Literal["fixed", "
     else:
         return 0.0
     return max(-grain_s, min(grain_s, fixed_s))
+
+
+def _ratio(run: _Run, fixed_s: float) -> float:
+    """Observed by profiled seconds, without the fixed part."""
+    profiled_s, seconds = run
+    return max(seconds - fixed_s, seconds * _LEAST_PART) / profiled_s
 
 
 def _line(short: _Run, long: _Run) -> tuple[float, float, float]:

@@ -128,3 +128,14 @@ def test_short_runs_at_full_speed_do_not_promise_it_to_long_ones() -> None:
     for _ in range(9):
         estimator.observe(0.3, profiled_s=0.6)
     assert estimator.factor == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("long_runs", [1, 2, 4])
+def test_many_short_runs_do_not_take_the_word_from_the_long_ones_before_them(long_runs: int) -> None:
+    estimator = SlowdownEstimator(grain_s=0.005, clock=lambda: 0.0)
+    for _ in range(long_runs):
+        estimator.observe(1.8, profiled_s=1.5)
+    for n in range(11):  # heads of candidate cuts, at full speed in one slice of a tenth of a core
+        estimator.observe(0.003 + n * 1e-4, profiled_s=0.03 + n * 1e-3)
+    least = 1.2 if long_runs >= 3 else 1.0
+    assert least * 0.99 <= estimator.factor <= 1.21
