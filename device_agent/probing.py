@@ -12,6 +12,7 @@ from splitnn.transport.base import Clock, Transport
 _FIRST_BYTES = 512  # whatever is believed: the link may have become a thousand times slower
 _TRAIN_BYTES = 524_288  # at most, all together
 _GROWTH = 4
+_PINGS = 3  # in a row are believed
 _TIMED = 3  # probes that were long enough to tell the rate: fewer do not outweigh what was believed
 _SHORT_S = 0.01  # below it a probe tells more about the processor than about the link
 _TIMEOUT_S = 2.0
@@ -20,16 +21,22 @@ _TIMEOUT_S = 2.0
 async def probe_link(
     transport: Transport, estimator: LinkEstimator, *, is_free: Callable[[], bool], clock: Clock = time.monotonic
 ) -> bool:
-    """Tell the estimator of a few probes, at most 512 KiB in all; stops where a request needs the link.
+    """Tell the estimator of a few pings and probes, at most 512 KiB in all; stops where a request needs the link.
 
     Whether it told anything.
 
-    They grow until one is long enough to be timed, so that a slow link carries little and a fast one is known at once.
-    The first ones open TCP's window.
+    The pings come first: beside a round trip that has grown unnoticed the smallest probes would tell a slow link. The
+    probes grow until one is long enough to be timed, so that a slow link carries little and a fast one is known at
+    once. The first ones open TCP's window.
 
     Raises:
         TransportError: the far side is gone. That it did not answer in time tells of the link instead.
     """
+    for _ in range(_PINGS):
+        if is_free():
+            ping = await transport.probe(0, timeout_s=_TIMEOUT_S)
+            if is_free():
+                estimator.observe_round_trip(ping.elapsed_s, is_alone=False)  # what else this host does is not known
     size, left, timed, told = _FIRST_BYTES, _TRAIN_BYTES, 0, False
     while timed < _TIMED and 0 < size <= left and is_free():
         left -= size

@@ -72,3 +72,19 @@ def test_a_very_slow_link_carries_one_small_probe() -> None:
 def test_that_nobody_is_there_is_no_news_of_the_link() -> None:
     with pytest.raises(Unavailable):
         run_virtually(probed(Wire("1Mbps/20ms", error=Unavailable("connection refused"))))
+
+
+@pytest.mark.parametrize("link", ["130kbps/100ms", "100Mbps/100ms", "5Mbps/300ms"])
+def test_a_round_trip_that_grew_unnoticed_does_not_pass_for_a_slow_link(link: str) -> None:
+    async def train() -> LinkEstimator:
+        now = asyncio.get_running_loop().time
+        estimator = LinkEstimator(parse_link("90Mbps/20ms"), clock=now)
+        for _ in range(5):
+            estimator.observe_round_trip(0.02)
+        await probe_link(wire, estimator, is_free=lambda: True, clock=now)
+        return estimator
+
+    wire = Wire(link)
+    estimator = run_virtually(train())
+    assert 0.4 < estimator.bandwidth_bps() / wire.up.bandwidth_bps < 1.3  # of fast ones it is a lower bound
+    assert sum(wire.sent) <= 524_288
