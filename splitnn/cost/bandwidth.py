@@ -76,9 +76,10 @@ class LinkEstimator:
 
     def observe_round_trip(self, seconds: float, *, is_alone: bool = True) -> None:
         """A message of no size and its answer took so long; beside other work of this host it may take less."""
-        usual_at_s = self._round_trips.usual_at_s
+        usual_at_s, before_s = self._round_trips.usual_at_s, self.round_trip_s
         if self._round_trips.observe(seconds, is_alone=is_alone):
             self._follow(usual_at_s)
+        self._note_shorter(before_s)
 
     def observe_unfinished(self, sent_bytes: int, elapsed_s: float) -> None:
         """A request was given up on after so long, though the other host lives: the rate is at most that."""
@@ -134,7 +135,9 @@ class LinkEstimator:
         return self._clock() - self._rates.told_at_s
 
     def _add_timed(self, sent_bytes: int, network_s: float, *, gap_s: float, received_bytes: int = 0) -> None:
+        before_s = self.round_trip_s
         self._round_trips.observe_whole(network_s)
+        self._note_shorter(before_s)
         size, beyond_s = self._upward(sent_bytes, received_bytes), network_s - self.round_trip_s
         is_telling = self._is_telling(beyond_s, self._expected_s(size, idle_s=gap_s))
         rate_bps = size * 8 / (beyond_s if is_telling else network_s)  # what is too quick to time may be news, too
@@ -174,6 +177,11 @@ class LinkEstimator:
             mix, round_trip_s=self.round_trip_s, sure_s=self._telling_s(_SURE)
         ):
             self._rates.convert(1 / self._directions.down_over_up - 1 / before)
+
+    def _note_shorter(self, before_s: float) -> None:
+        """What transfers took when the round trip was longer cannot be told apart by the one of now."""
+        if self.round_trip_s * (1 + STEP) < before_s:
+            self._directions.forget()
 
     def _follow(self, since_s: float) -> None:
         """The round trip has been longer since then."""

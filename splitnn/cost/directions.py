@@ -10,6 +10,7 @@ from itertools import permutations
 
 _KEPT = 10  # transfers with few bytes downwards, and with many,
 _WINDOW_S = 30.0  # for so long
+_LEAST_BYTES = 16_384  # of a transfer: what else a few kB wait for would pass for a slow way down
 _MIX_APART = 0.4  # of the bytes, more of which must have come down in one transfer of a pair than in the other
 _LEAST = 3  # transfers on either side of the pairs, so that no outlier decides
 _OFF = 0.15  # what the ratio that is believed may leave unexplained,
@@ -51,8 +52,10 @@ class Directions:
     def observe(self, mix: Mix, *, round_trip_s: float, sure_s: float) -> bool:
         """A transfer that was alone on a warm link. Whether the ratio changed.
 
-        Those count that took ``sure_s`` longer than the round trip.
+        Those count that took ``sure_s`` longer than the round trip, and are not small.
         """
+        if mix.sent_bytes + mix.received_bytes < _LEAST_BYTES:
+            return False
         (self._mostly_up if mix.down_share < _MIX_APART else self._mostly_down).append(mix)
         lately = [kept for kept in (*self._mostly_up, *self._mostly_down) if kept.at_s > mix.at_s - _WINDOW_S]
         on_wire = [replace(kept, seconds=kept.seconds - round_trip_s) for kept in lately]

@@ -8,6 +8,7 @@ import statistics
 import pytest
 
 from splitnn.cost.directions import Directions, Mix
+from splitnn.cost.network import parse_link
 from tests.cost.rhythm import JitteryLink, Rhythm
 
 QUESTIONS = [(20_000, 400), (150_000, 400), (20_000, 20_000), (20_000, 150_000), (150_000, 150_000)]
@@ -79,3 +80,21 @@ def test_no_outlier_decides(outliers: int) -> None:
     for n, (sent_bytes, received_bytes, seconds) in enumerate(transfers):
         mix = Mix(sent_bytes, received_bytes, seconds, float(n))
         assert not directions.observe(mix, round_trip_s=0.02, sure_s=0.01)
+
+
+@pytest.mark.parametrize("received_bytes", [4000, 60_000])
+@pytest.mark.parametrize("to", ["20Mbps/10ms", "60Mbps/20ms", "2Mbps/10ms"])
+def test_a_round_trip_that_falls_does_not_pass_for_a_slow_way_down(to: str, received_bytes: int, seed: int) -> None:
+    link = JitteryLink("20Mbps/60ms", jitter_s=0.0, seed=seed)
+    rhythm = Rhythm(link)
+    sizes = random.Random(seed)
+
+    def mix() -> tuple[int, int]:
+        return sizes.choice((4000, 15_000, 60_000, 150_000)), received_bytes
+
+    rhythm.run(40, mix)
+    link.up, link.down = parse_link(to)
+    rhythm.run(60, mix)
+    up, down = rhythm.estimator.links()
+    assert down.bandwidth_bps / up.bandwidth_bps == pytest.approx(1.0, rel=0.2)
+    assert rhythm.error(15_000, received_bytes) < 0.15
