@@ -39,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(setup: Setup, *, output: Path | None, file: Path | None) -> int:
-    import tempfile
     from datetime import UTC, datetime
 
     import torch
@@ -48,19 +47,22 @@ def _run(setup: Setup, *, output: Path | None, file: Path | None) -> int:
     from experiments.adaptation.follow import follow, plans_of
     from experiments.adaptation.picture import draw_trace
     from experiments.bandwidth_sweep.deployment import prepare
+    from experiments.leftovers import remove_leftovers, scratch_folder
     from experiments.machine import machine
     from splitnn.errors import SplitnnError
 
     torch.set_num_threads(1)
     folder = output or _RESULTS / f"adaptation-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
+    for name in remove_leftovers():
+        _say(f"removed what a dead experiment left: {name}")
     _say(f"{len(setup.traces)} traces, about {setup.minutes:.0f} minutes; results in {folder}")
     by_trace: dict[str, dict[str, float | None]] = {}
     left_out: dict[str, str] = {}
     about = machine()
-    with tempfile.TemporaryDirectory(prefix="splitnn-adaptation-") as scratch:
+    with scratch_folder("adaptation") as scratch:
         _say(f"{setup.model}: capturing and profiling")
-        subject = prepare(setup.model, Path(scratch), codecs=setup.codecs, profiling_s=setup.profiling_s)
+        subject = prepare(setup.model, scratch, codecs=setup.codecs, profiling_s=setup.profiling_s)
         for number, path in enumerate(setup.traces, 1):
             name, trace = Path(path).name, setup.trace(path)
             _say(f"{number}/{len(setup.traces)} {name}: mean {trace.mean_bps() / 1e6:.2f} Mbit/s")
@@ -95,10 +97,8 @@ def _run(setup: Setup, *, output: Path | None, file: Path | None) -> int:
 def _write_requests(path: Path, passes: Sequence[Pass]) -> None:
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["way", "sent_s", "latency_s", "plan", "sent_bytes", "is_degraded", "failed"])
-        for each in passes:
-            rows.writerows([each.way, *dataclasses.astuple(answer), ""] for answer in each.answered)
-            rows.writerows([each.way, "", "", "", "", "", failure] for failure in each.failures)
+        rows.writerow(["way", "sent_s", "latency_s", "held_s", "plan", "sent_bytes", "degraded", "lost"])
+        rows.writerows([each.way, *dataclasses.astuple(asked)] for each in passes for asked in each.asked)
 
 
 def _say(text: str) -> None:

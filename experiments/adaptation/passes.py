@@ -30,14 +30,16 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Asked:
     """One request of a pass; times are seconds since the trace began."""
 
     sent_s: float
-    latency_s: float
+    latency_s: float  # of a lost one the deadline
+    held_s: float  # until the next was sent
     plan: str  # that it followed
     sent_bytes: int
-    is_degraded: bool
+    degraded: str  # why the agent finished it without the cloud, or ""
+    lost: str  # why there was no answer, or ""
 
 
 @dataclass(frozen=True)
@@ -45,38 +47,48 @@ class Pass:
     """Every request of one way over one trace."""
 
     way: str
-    answered: tuple[Answered, ...]
-    failures: tuple[str, ...]
+    asked: tuple[Asked, ...]
 
     def __str__(self) -> str:
-        mean = f", mean {self.mean_s * 1e3:.0f} ms" if self.answered else ""
-        return f"{len(self.answered)} requests{mean}" + f", {len(self.failures)} lost" * bool(self.failures)
+        mean = f", mean {self.mean_s * 1e3:.0f} ms" if self.asked else ""
+        return f"{len(self.asked)} requests{mean}" + f", {self.lost} lost" * bool(self.lost)
 
     @property
     def mean_s(self) -> float:
-        return sum(each.latency_s for each in self.answered) / len(self.answered)
+        """Over time: what somebody finds who looks at any moment.
+
+        A request counts for as long as the next one had to wait for it. A mean over requests would count a stall of ten
+        seconds once, and the quick ones around it five times a second.
+        """
+        return sum(each.latency_s * each.held_s for each in self.asked) / sum(each.held_s for each in self.asked)
 
     @property
     def p50_s(self) -> float:
-        return percentile([each.latency_s for each in self.answered], 50)
+        """Over requests."""
+        return percentile([each.latency_s for each in self.asked], 50)
 
     @property
     def p95_s(self) -> float:
-        return percentile([each.latency_s for each in self.answered], 95)
+        """Over requests."""
+        return percentile([each.latency_s for each in self.asked], 95)
 
     @property
     def sent_bytes(self) -> float:
         """Mean of the requests."""
-        return sum(each.sent_bytes for each in self.answered) / len(self.answered)
+        return sum(each.sent_bytes for each in self.asked) / len(self.asked)
 
     @property
     def degraded(self) -> int:
-        return sum(each.is_degraded for each in self.answered)
+        return sum(bool(each.degraded) for each in self.asked)
+
+    @property
+    def lost(self) -> int:
+        return sum(bool(each.lost) for each in self.asked)
 
     @property
     def switches(self) -> int:
         """How often a request followed another plan than the one before it."""
-        plans = [each.plan for each in self.answered]
+        plans = [each.plan for each in self.asked if not each.lost]
         return sum(a != b for a, b in itertools.pairwise(plans))
 
 
@@ -139,18 +151,17 @@ def warm_up(ask: Asking, ways: Sequence[Way], *, deadline_s: float) -> None:
 
 def run_pass(ask: Asking, way: Way, *, duration_s: float, period_s: float, deadline_s: float) -> Pass:
     """A request every ``period_s``, or as soon as the one before it is answered, for so long."""
-    answered: list[Answered] = []
-    failures: list[str] = []
+    asked: list[Asked] = []
     began_s = time.monotonic()
-    turn = 0
     while (sent_s := time.monotonic() - began_s) < duration_s:
-        answer: dict[str, Any] = ask(way.plan, turn=turn, deadline_s=deadline_s)
-        turn += 1
+        answer: dict[str, Any] = ask(way.plan, turn=len(asked), deadline_s=deadline_s)
+        time.sleep(max(0.0, sent_s + period_s - (time.monotonic() - began_s)))
+        held_s = time.monotonic() - began_s - sent_s
         if "failed" in answer:
-            failures.append(str(answer["failed"]))
+            asked.append(Asked(sent_s, deadline_s, held_s, "", 0, "", str(answer["failed"])))
         else:
             took_s = float(answer["total_s"]) - float(answer["choose_s"])
-            decision = str(answer["plan"]).split("| model")[0].strip()
-            answered.append(Answered(sent_s, took_s, decision, int(answer["sent_bytes"]), "degraded" in answer))
-        time.sleep(max(0.0, sent_s + period_s - (time.monotonic() - began_s)))
-    return Pass(way.name, tuple(answered), tuple(failures))
+            decision = str(answer["plan"]).split("| model")[0].strip(" |")
+            degraded = str(answer.get("degraded", ""))
+            asked.append(Asked(sent_s, took_s, held_s, decision, int(answer["sent_bytes"]), degraded, ""))
+    return Pass(way.name, tuple(asked))

@@ -39,13 +39,13 @@ def draw_trace(path: Path, trace: Trace, passes: Sequence[Pass], *, duration_s: 
         starts_s, means_ms = zip(*found, strict=True)
         steps = ([*starts_s, starts_s[-1] + STRETCH_S], [*means_ms, means_ms[-1]])
         below.step(*steps, where="post", linestyle="--", linewidth=1.2, color=f"C{number}", label=way)
-    answered = [answer for each in passes if each.way == AGENT for answer in each.answered]
+    answered = [asked for each in passes if each.way == AGENT for asked in each.asked if not asked.lost]
     plans = list(dict.fromkeys(answer.plan for answer in answered))
     for number, plan in enumerate(plans):
         mine = [answer for answer in answered if answer.plan == plan]
         below.scatter(
             [answer.sent_s for answer in mine], [answer.latency_s * 1e3 for answer in mine],
-            s=10, color=mpl.colormaps["tab20"](number % 20), zorder=3,
+            s=10, color=mpl.colormaps["Dark2"](number % 8), zorder=3,
             label=f"agent: {_shortened(plan)}" if number < _MOST_PLANS else None,
         )  # fmt: skip
     below.set(xlabel="seconds", ylabel="latency, ms", yscale="log")

@@ -30,8 +30,8 @@ class Setup:
 
     traces: tuple[str, ...] = _KINDS  # kinds of synthetic ones, or files
     model: str = "efficientnet_lite0"
-    seconds: float = 60.0  # of each trace
-    rounds: int = 1  # passes of each way
+    seconds: float = 40.0  # of each trace
+    rounds: int = 2  # passes of each way; one alone would meet the machine as it is at that time
     period_s: float = 0.2  # between the beginnings of two requests
     rtt_s: float = 0.04
     scale: float = 1.0  # of the trace's rates
@@ -66,7 +66,7 @@ class Setup:
         return Trace(found.times_s, rates, found.duration_s)
 
 
-_QUICK: dict[str, Any] = {"traces": ("4g",), "seconds": 20.0, "profiling_s": 3.0}
+_QUICK: dict[str, Any] = {"traces": ("4g",), "seconds": 20.0, "rounds": 1, "profiling_s": 3.0}
 
 
 def parse(argv: Sequence[str] | None, *, description: str) -> tuple[Setup, argparse.Namespace]:
@@ -101,6 +101,7 @@ def parse(argv: Sequence[str] | None, *, description: str) -> tuple[Setup, argpa
     try:
         setup = Setup(**((_QUICK if options.quick else {}) | given))
         _check(setup)
+        _check_files(options)
         for name in setup.traces:
             setup.trace(name)
     except (ValueError, OSError) as wrong:
@@ -120,11 +121,25 @@ def _check(setup: Setup) -> None:
         raise ValueError(f"the zoo has no model {setup.model!r}; `splitnn models` lists them")
     if not setup.codecs or (unknown := [name for name in setup.codecs if name not in CODECS]):
         raise ValueError(f"--codecs names codecs that there are, not {unknown[0] if setup.codecs else 'none'!r}")
+    if len({Path(name).name for name in setup.traces}) < len(setup.traces):
+        raise ValueError("two traces have the same name: their files would be the same, too")
     shares = (setup.device_share, setup.server_share)
     if not all(math.isfinite(share) and share >= LEAST_CPU_SHARE for share in shares):
         raise ValueError(f"a share of a core is {LEAST_CPU_SHARE:g} at least, not {min(shares)}")
     if sum(shares) > (at_most := _CORES_FOR_SHARES * (os.cpu_count() or 1)):
         raise ValueError(f"the shares add up to more than {at_most:g} of this machine's {os.cpu_count()} cores")
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Raises ValueError for what cannot be written."""
+    if options.output is not None:
+        if options.output.exists():
+            raise ValueError(f"--output {options.output} exists already")
+        there = next(folder for folder in options.output.absolute().parents if folder.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise ValueError(f"nothing can be written in {there}")
+    if options.json is not None and (not os.access(options.json.absolute().parent, os.W_OK) or options.json.is_dir()):
+        raise ValueError(f"--json {options.json} cannot be written")
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Literal
 _MAHIMAHI_PACKET_BYTES = 1500
 _LARGEST_FILE_BYTES = 256 << 20
 _MOST_STEPS = 10_000_000
+_LEAST_S = 0.01  # of a lap: who follows a shorter one changes the link as fast as that can be done
 _LONGEST_S = 7 * 86400.0  # of a recording; what says more has stamps of another kind
 
 
@@ -36,6 +37,8 @@ class Trace:
         ends = (*self.times_s[1:], self.duration_s)
         if self.times_s[0] != 0 or not all(a < b for a, b in zip(self.times_s, ends, strict=True)):
             raise ValueError("a trace's times begin at 0 s and rise until its duration")
+        if self.duration_s < _LEAST_S:
+            raise ValueError(f"a trace lasts {_LEAST_S:g} s at least, not {self.duration_s:g}")
         if not (math.isfinite(self.duration_s) and all(math.isfinite(rate) and rate >= 0 for rate in self.rates_bps)):
             raise ValueError("a trace's rates and duration are finite, and no rate is below 0")
 
