@@ -29,8 +29,8 @@ def open_profiles(files: Mapping[str, str], *, hosts: Collection[str]) -> dict[s
     for host, profile in found.items():
         if profile.host != host and profile.host in hosts:
             raise ValueError(
-                f"{files[host]} was given for {host} but is a profile of {profile.host}: exchange the files, or measure "
-                f"that host under its own name (`splitnn profile --host {host}`)"
+                f"{files[host]} was given for {host} but is a profile of {profile.host}: exchange the files, or "
+                f"measure that host under its own name (`splitnn profile --host {host}`)"
             )
     return found
 

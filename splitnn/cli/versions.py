@@ -113,8 +113,8 @@ def versions_of(args: argparse.Namespace, first: Version, hosts: Sequence[str]) 
     """What ``--version`` names, made of the first one.
 
     Raises:
-        OSError, ValueError, SplitnnError: no such model or profile, too few profiles or those of other hosts, or a version of another
-            model.
+        OSError, ValueError, SplitnnError: no such model or profile, too few profiles or those of other hosts, or a
+            version of another model.
     """
     found = []
     for text in args.version:

@@ -154,8 +154,8 @@ def preset_profile(
         error=device.error,
         machine=_provenance(device, alike, reference, slowdown),
     )
-    found = (predicted if reference is None else borrow(predicted, reference)).scaled(slowdown)
-    return replace(found, slowdown=1.0)  # of a host that nobody measured
+    slower = (predicted if reference is None else borrow(predicted, reference)).scaled(slowdown)
+    return replace(slower, slowdown=1.0)  # of a host that nobody measured
 
 
 def _work(layer: Features) -> Work:
