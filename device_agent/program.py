@@ -182,7 +182,23 @@ def _load(settings: Settings) -> tuple[Model, Profile]:
         Path(settings.save_profile).write_text(json.dumps(measured.to_json()))
     _pin(settings.plan, model)  # a plan that does not fit is told now
     _allowance(settings, measured, model.exits)
-    return model, measured
+    return model, at_full_speed(measured, settings)
+
+
+def at_full_speed(measured: Profile, settings: Settings) -> Profile:
+    """As this machine is without ``--slowdown``; a profile that is scaled stands for a slow machine where none is told.
+
+    Raises:
+        ValueError: the profile is scaled by another factor.
+    """
+    if 1 in (measured.slowdown, settings.slowdown):
+        return measured
+    if not math.isclose(measured.slowdown, settings.slowdown, rel_tol=1e-5):
+        raise ValueError(
+            f"--slowdown {settings.slowdown:g}: {settings.profile} is scaled already, by {measured.slowdown:g}: give "
+            "that, or a profile made without --slowdown"
+        )
+    return measured.scaled(1 / measured.slowdown)
 
 
 def _allowance(settings: Settings, measured: Profile, exits: Exits | None) -> Allowance | None:

@@ -46,7 +46,10 @@ class Settings:
         default="torch",
         metadata=_about("what runs this device's stages; with another than torch plans are not exact"),
     )
-    slowdown: float = field(default=1.0, metadata=_about("stand for a device this many times slower, by sleeping", "X"))
+    slowdown: float = field(
+        default=1.0,
+        metadata=_about("be a device X times slower, by sleeping; --profile is then unscaled, or scaled by X", "X"),
+    )
     deadline_s: float = field(default=30.0, metadata=_about("the longest that a request may take", "SECONDS"))
     grace_s: float = field(default=10.0, metadata=_about("for requests under way when told to stop", "SECONDS"))
     audit_share: float = field(

@@ -107,12 +107,23 @@ class Timely:
         elif found := _most_accurate(self.with_cloud, within_s):
             lost_because = self._refusals.reason(found.course.plan.id, load=load)
             if found.course.plan.is_local or not lost_because:
-                return Taken(found.course, found.way.exits, "", _late(found, within_s))
+                return self._taken(found, exits, within_s)
             lost_because = f"the cloud refuses this plan: {lost_because}"
         found = _most_accurate(self.alone, within_s)
         if found is None:
             return None
-        return Taken(found.course, found.way.exits, lost_because, _late(found, within_s))
+        return self._taken(found, exits, within_s, degraded=lost_because)
+
+    def _taken(self, found: Open, exits: Exits, within_s: float, *, degraded: str = "") -> Taken:
+        """This way. Where even the quickest is late and on the device, all exits there, as far as there is time.
+
+        They begin as that way does, and predictions may be wrong; the last exit that is passed in time answers. Where
+        the quickest is through the cloud, the device would pass no exit in time.
+        """
+        late = _late(found, within_s)
+        if late and found.course.plan.is_local:
+            return Taken(self._courses.on_device, exits, degraded, late)
+        return Taken(found.course, found.way.exits, degraded, late)
 
     def tell(self) -> None:
         """Conditions may have changed."""

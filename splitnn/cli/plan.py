@@ -18,7 +18,7 @@ from splitnn.cli.doubts import doubts
 from splitnn.cli.front import describe_front, find_front, front_json, parse_pair, plot_front
 from splitnn.cli.goals import add_goals, describe, goals_of, to_json
 from splitnn.cli.policies import NOT_USED, UNCALIBRATED, plan_json, report_plan
-from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
+from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profiles, predict_profiles
 from splitnn.cli.two_hosts import chosen_codecs
 from splitnn.cli.versions import Version, add_versions, limit_among, limit_of, versions_of
 from splitnn.cli.wording import format_bytes
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         )
     topology = Topology.chain(list(files), args.link)
     presets = {host: text for host, text in files.items() if is_preset(text)}
-    measured = {host: open_profile(file) for host, file in files.items() if host not in presets}
+    measured = open_profiles({host: file for host, file in files.items() if host not in presets}, hosts=files)
     limit = limit_of(args)
     codecs, mode = chosen_codecs("all" if args.codecs == "lossless" and limit else args.codecs)
     model = open_model(args.model)

@@ -63,8 +63,9 @@ def add_parser(subparsers: Any) -> None:
         help="large models get fewer readings, so that they take about so long (default 10)",
     )  # fmt: skip
     parser.add_argument(
-        "--slowdown", metavar="X", type=_positive, default=1.0, help="multiply every time, to stand for a slower host"
-    )
+        "--slowdown", metavar="X", type=_positive, default=1.0,
+        help="multiply every time, to stand for a slower host; an agent emulates it if told the same --slowdown",
+    )  # fmt: skip
     parser.add_argument(
         "--clock", choices=("cpu", "wall"),
         help="what plans use: CPU time (default for one thread: it repeats on a busy machine) or wall time",

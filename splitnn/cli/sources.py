@@ -9,12 +9,30 @@ from splitnn.cost.profile_file import open_profile as open_profile
 from splitnn.zoo.sources import open_model as open_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from splitnn.cost.profile import Profile
     from splitnn.graph.model import Model
 
 MODEL_HELP = "a name from the zoo, package.module:factory, or a folder that `splitnn pack` wrote"
+
+
+def open_profiles(files: Mapping[str, str], *, hosts: Collection[str]) -> dict[str, Profile]:
+    """The profiles of hosts from the file of each; ``hosts`` are all of the plan.
+
+    One that was measured under a name that no host has may stand for any.
+
+    Raises:
+        OSError, ValueError: a file that holds no profile, or that of another of these hosts.
+    """
+    found = {host: open_profile(file) for host, file in files.items()}
+    for host, profile in found.items():
+        if profile.host != host and profile.host in hosts:
+            raise ValueError(
+                f"{files[host]} was given for {host} but is a profile of {profile.host}: exchange the files, or "
+                f"measure that host under its own name (`splitnn profile --host {host}`)"
+            )
+    return found
 
 
 def is_preset(text: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.goals import Goals, add_goals, goals_of
-from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profile, predict_profiles
+from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profiles, predict_profiles
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 
@@ -88,7 +88,7 @@ def open_two_hosts(args: argparse.Namespace) -> TwoHosts:
     codecs, mode = chosen_codecs(args.codecs)
     files = {DEVICE: args.device, CLOUD: args.cloud}
     presets = {host: text for host, text in files.items() if is_preset(text)}
-    measured = {host: open_profile(file) for host, file in files.items() if host not in presets}
+    measured = open_profiles({host: file for host, file in files.items() if host not in presets}, hosts=files)
     model = open_model(args.model)
     for found in measured.values():
         found.check_fits(model.graph, model.digest)

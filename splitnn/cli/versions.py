@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.goals import Goals
 from splitnn.cli.policies import pins_of
-from splitnn.cli.sources import is_preset, open_model, open_profile
+from splitnn.cli.sources import is_preset, open_model, open_profiles
 from splitnn.cost.accuracy import parse_share, policy_drop
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
@@ -113,7 +113,8 @@ def versions_of(args: argparse.Namespace, first: Version, hosts: Sequence[str]) 
     """What ``--version`` names, made of the first one.
 
     Raises:
-        OSError, ValueError, SplitnnError: no such model or profile, too few profiles, or a version of another model.
+        OSError, ValueError, SplitnnError: no such model or profile, too few profiles or those of other hosts, or a
+            version of another model.
     """
     found = []
     for text in args.version:
@@ -134,7 +135,7 @@ def versions_of(args: argparse.Namespace, first: Version, hosts: Sequence[str]) 
             )
         if presets := [path for path in paths if is_preset(path)]:
             raise ValueError(f"--version {text}: {presets[0]} is a preset, not a file that `splitnn profile` wrote")
-        profiles = {host: open_profile(path) for host, path in zip(hosts, paths, strict=True)}
+        profiles = open_profiles(dict(zip(hosts, paths, strict=True)), hosts=hosts)
         for profile in profiles.values():
             profile.check_fits(version.graph, version.digest)
         found.append(Version(name, version, profiles, None if is_same else first))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
@@ -154,7 +154,8 @@ def preset_profile(
         error=device.error,
         machine=_provenance(device, alike, reference, slowdown),
     )
-    return (predicted if reference is None else borrow(predicted, reference)).scaled(slowdown)
+    slower = (predicted if reference is None else borrow(predicted, reference)).scaled(slowdown)
+    return replace(slower, slowdown=1.0)  # of a host that nobody measured
 
 
 def _work(layer: Features) -> Work:

@@ -60,6 +60,7 @@ class Profile:
     machine: Mapping[str, str] = field(default_factory=dict)  # where, when and with what it was measured
     stage_s: float = 0.0  # 0 where it was not measured
     message_s: float = 0.0
+    slowdown: float = 1.0  # all times are so many times those that were measured
     accuracy: Calibration | None = None  # what codecs cost in accuracy, of the model and not of the host
 
     def __post_init__(self) -> None:
@@ -67,6 +68,8 @@ class Profile:
             raise ValueError(f"a profile's clock is 'wall' or 'cpu', not {self.clock!r}")
         if not 1 <= self.threads < _MOST:
             raise ValueError(f"profile: {self.threads} threads")
+        if not 0 < self.slowdown < _MOST:
+            raise ValueError(f"profile: {self.slowdown} times slower than measured")
         if not (_is_amount(self.drift) and _is_amount(self.error or 0.0) and _is_amount(self.tail_error or 0.0)):
             raise ValueError(f"profile: no usable errors: {self.error}, {self.tail_error}, drift {self.drift}")
         if not (_is_amount(self.stage_s) and _is_amount(self.message_s)):
@@ -90,7 +93,7 @@ class Profile:
         return [timing.cpu_s for timing in timings] if self.clock == "cpu" else [timing.wall_s for timing in timings]
 
     def scaled(self, factor: float, host: str | None = None) -> Profile:
-        """The same model on a host that is ``factor`` times slower."""
+        """The same model on a host that is ``factor`` times slower; ``slowdown`` says so."""
         if not (math.isfinite(factor) and factor > 0):
             raise ValueError(f"a profile is scaled by a finite factor above 0, not {factor}")
 
@@ -104,6 +107,7 @@ class Profile:
             whole=slower(self.whole),
             stage_s=self.stage_s * factor,
             message_s=self.message_s * factor,
+            slowdown=self.slowdown * factor,
             codecs={
                 tensor: {
                     name: CodecCost(c.size_bytes, c.encode_s * factor, c.decode_s * factor) for name, c in costs.items()
@@ -159,6 +163,7 @@ class Profile:
             "machine": dict(self.machine),
             "stage_s": self.stage_s,
             "message_s": self.message_s,
+            "slowdown": self.slowdown,
             "whole": [self.whole.wall_s, self.whole.cpu_s, self.whole.spread_s],
             "layers": {name: [t.wall_s, t.cpu_s, t.spread_s] for name, t in self.layers.items()},
             "codecs": {
@@ -178,6 +183,7 @@ class Profile:
         try:
             if data["format"] != "splitnn-profile-1":
                 raise ValueError(f"not a profile: format {data['format']!r}")
+            before = data["machine"].get("simulated_slowdown", 1.0)  # where older files have it
             return cls(
                 model=str(data["model"]),
                 host=str(data["host"]),
@@ -190,6 +196,7 @@ class Profile:
                 machine={str(k): str(v) for k, v in data["machine"].items()},
                 stage_s=float(data.get("stage_s", 0.0)),
                 message_s=float(data.get("message_s", 0.0)),
+                slowdown=float(data.get("slowdown", before)),
                 whole=Timing(*map(float, data["whole"])),
                 layers={str(name): Timing(*map(float, t)) for name, t in data["layers"].items()},
                 codecs={

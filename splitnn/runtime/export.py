@@ -132,7 +132,9 @@ def _manifest(model: Model, head: Head, *, name: str, version: str) -> dict[str,
     inside = set(head.stage.outputs)
     exits = model.exits.exits if model.exits is not None else ()
     last = exits[-1] if exits else None
-    asked = [tensor for tensor in dict.fromkeys(graph.outputs) if tensor not in head.results]
+    left = [tensor for tensor in dict.fromkeys(graph.outputs) if tensor not in head.results]
+    early = {each.output for each in exits[:-1]}  # asked for by name they would have the server run the whole model
+    asked = [tensor for tensor in left if tensor not in early] or left
     return {
         "format": _FORMAT,
         "model": {

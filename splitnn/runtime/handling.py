@@ -27,15 +27,14 @@ _NAME, _TENSOR = "handling", "x"
 
 
 def with_handling(measured: Profile) -> Profile:
-    """The profile with what stages and messages cost on this machine, at full speed; takes about a second.
+    """The profile with what stages and messages cost on this machine, times its slowdown; takes about a second.
 
     CPU time of the whole process, threads of gRPC included; by the wall clock where that is the profile's. To be
     called while no event loop runs in this thread.
     """
     clock = time.process_time if measured.clock == "cpu" else time.perf_counter
-    slowdown = float(measured.machine.get("simulated_slowdown", 1.0))
     stage_s, message_s = asyncio.run(_measure(clock))
-    return replace(measured, stage_s=stage_s * slowdown, message_s=message_s * slowdown)
+    return replace(measured, stage_s=stage_s * measured.slowdown, message_s=message_s * measured.slowdown)
 
 
 class _Echo:

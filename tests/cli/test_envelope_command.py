@@ -105,7 +105,8 @@ def test_page_loads_nothing_from_elsewhere(model: Model, capsys: pytest.CaptureF
         (("--device", "device.json"), "--cloud"),
         ((*HOSTS, "--objective", "throughput"), "ask `splitnn plan`"),
         ((*HOSTS, "--deadline", "1us"), "; at the link given it is device - |"),
-        (("--device", "other.json", "--cloud", "cloud.json"), "is of model"),
+        (("--device", "device.json", "--cloud", "other.json"), "is of model"),
+        (("--device", "cloud.json", "--cloud", "device.json"), "exchange the files"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

@@ -193,6 +193,7 @@ def test_a_preset_says_what_of_it_nobody_measured(capsys: pytest.CaptureFixture[
         ((*HOSTS,), "--link"),
         ((*HOSTS, "--link", "1Mbps", "--codecs", "mp3"), "mp3"),
         (("--device", "device.json", "--cloud", "other.json", "--link", "1Mbps"), "is of model"),
+        (("--device", "cloud.json", "--cloud", "device.json", "--link", "1Mbps"), "exchange the files"),
         (("--device", "toaster", "--cloud", "cloud.json", "--link", "1Mbps"), "raspberry-pi-4"),
         (("--device", "device.json", "--cloud", "absent.json", "--link", "1Mbps"), "absent.json"),
     ],

@@ -152,6 +152,14 @@ def test_plan_takes_a_chain_of_any_length(hosts: Model, capsys: pytest.CaptureFi
     assert len(found["plan"]["hops"]) == 2
 
 
+def test_profile_under_a_name_that_no_host_has_may_stand_for_any(
+    hosts: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = plan_json(capsys, "--host=phone=device.json", "--host=server=cloud.json", "--link", "2Mbps")
+    assert found["plan"]["hosts"] == ["phone", "server"]
+    assert plan_json(capsys, "--device", "edge.json", *TWO[2:], "--link", "2Mbps")
+
+
 def test_lossy_codecs_make_the_plan_inexact_only_where_they_are_allowed(
     hosts: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,6 +199,14 @@ PROFILE = ("profile", "cli_models:photo")
         ((*PLAN, "--host", "a=device.json", "--host", "a=cloud.json", "--link", "1Mbps"), "'a' already"),
         ((*PLAN, "--host", "a b=device.json", "--host", "c=cloud.json", "--link", "1Mbps"), "'a b'"),
         ((*PLAN, "--device", "nowhere.json", "--cloud", "cloud.json", "--link", "1Mbps"), "nowhere.json"),
+        (
+            (*PLAN, "--device", "cloud.json", "--cloud", "device.json", "--link", "1Mbps"),
+            "cloud.json was given for device but is a profile of cloud: exchange the files",
+        ),
+        (
+            (*PLAN, "--device", "raspberry-pi-4", "--cloud", "device.json", "--link", "1Mbps"),
+            "device.json was given for cloud but is a profile of device",
+        ),
         ((*PLAN, "--device", ".", "--cloud", "cloud.json", "--link", "1Mbps"), ".:"),
         (
             (*PLAN, "--device", "cli_models.py", "--cloud", "cloud.json", "--link", "1Mbps"),

@@ -115,6 +115,10 @@ def test_version_planned_alone_must_meet_the_limit_too(place: Path, capsys: pyte
         (("--version", "version=version-device.json"), "a profile for each of device, cloud"),
         (("--version", "./net=device.json,cloud.json"), "made of nothing that it knows"),
         (("--version", "version=device.json,cloud.json"), "is of model"),
+        (
+            ("--version", "version=version-cloud.json,version-device.json"),
+            "version-cloud.json was given for device but is a profile of cloud: exchange the files",
+        ),
         (("--version", "version=raspberry-pi-4,cloud.json"), "is a preset, not a file that `splitnn profile` wrote"),
     ],
 )

@@ -129,7 +129,7 @@ def test_a_slower_runtime_multiplies_every_time() -> None:
     device, graph = preset("raspberry-pi-5"), graph_of(OTHER)
     slow = preset_profile(device, graph, model="m", slowdown=3.0)
     assert slow.whole.wall_s == pytest.approx(3 * preset_profile(device, graph, model="m").whole.wall_s)
-    assert slow.machine["simulated_slowdown"] == "3"
+    assert slow.machine["simulated_slowdown"] == "3" and slow.slowdown == 1
 
 
 def test_an_unknown_preset_lists_them_with_the_nearest_first() -> None:

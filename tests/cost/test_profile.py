@@ -43,7 +43,7 @@ def test_json_gives_the_profile_back() -> None:
     assert Profile.from_json(json.loads(json.dumps(PROFILE.to_json()))) == PROFILE
 
 
-@pytest.mark.parametrize("key", sorted(PROFILE.to_json().keys() - {"stage_s", "message_s"}))
+@pytest.mark.parametrize("key", sorted(PROFILE.to_json().keys() - {"stage_s", "message_s", "slowdown"}))
 def test_json_that_lacks_a_part_is_refused(key: str) -> None:
     data = PROFILE.to_json()
     del data[key]
@@ -67,6 +67,8 @@ def test_the_clock_chooses_the_planned_seconds() -> None:
 def test_a_slower_host_is_slower_at_layers_and_codecs_alike() -> None:
     slow = PROFILE.scaled(4.0, "phone")
     assert slow.host == "phone"
+    assert (PROFILE.slowdown, slow.slowdown, slow.scaled(0.5).slowdown) == (1.0, 4.0, 2.0)
+    assert Profile.from_json(slow.to_json()) == slow
     assert slow.layers["b"] == Timing(20.0, 12.0)
     assert slow.whole == Timing(28.0, 16.0, 1.0)
     assert slow.codecs["a"]["int8"] == CodecCost(10, 1.0, 2.0)
@@ -93,6 +95,17 @@ def test_a_profile_written_before_fixed_times_were_measured_has_none() -> None:
     data = PROFILE.to_json()
     del data["stage_s"], data["message_s"]
     assert (Profile.from_json(data).stage_s, Profile.from_json(data).message_s) == (0.0, 0.0)
+
+
+def test_a_profile_written_before_slowdowns_were_kept_says_it_elsewhere() -> None:
+    data = PROFILE.to_json()
+    del data["slowdown"]
+    assert Profile.from_json(data).slowdown == 1.0
+    data["machine"] = {"simulated_slowdown": "8"}
+    assert Profile.from_json(data).slowdown == 8.0
+    for broken in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="times slower than measured"):
+            Profile.from_json(data | {"slowdown": broken})
 
 
 def test_a_slower_host_takes_longer_for_stages_and_messages_too() -> None:

@@ -336,7 +336,7 @@ def test_slowdown_stands_for_a_slower_host_and_is_labelled() -> None:
     with clock:
         found = profile(model, slowdown=8.0, now=clock.now)
     assert found.whole.cpu_s == pytest.approx(8.0)
-    assert found.machine["simulated_slowdown"] == "8"
+    assert found.machine["simulated_slowdown"] == "8" and found.slowdown == 8
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,32 @@ def test_where_nothing_is_in_time_the_answer_says_so() -> None:
     hurried(test, state="dead")
 
 
+def test_where_nothing_is_predicted_to_be_in_time_the_last_exit_that_was_passed_answers() -> None:
+    """The prediction is wrong: what is said to take the whole deadline takes a part of it."""
+
+    async def test(w: World) -> None:
+        await made_ready(w)
+        model, sample = w.model, kind_of(w.model, "exit3")
+        assert model.exits is not None
+        deadline_s, takes_s = head_s(model, "exit1") * 1.05, iter((0.0, 0.08, 0.15))
+
+        def takes(*, request_id: str, host: str, layers: int) -> None:
+            w.moments.engine.next_s = next(takes_s)
+
+        w.moments.stage_started = takes  # type: ignore[method-assign]
+        reached = []
+        for _ in range(3):
+            answer = await ask(w, sample, timeout_s=30, deadline_s=str(deadline_s))
+            exit, degraded = str(answer.parameters["exit"]), str(answer.parameters["degraded"])
+            assert "no way to answer is in time" in degraded and answer.parameters["answered_by"] == "device"
+            assert ("unsure" in degraded) == (exit != "exit3")
+            assert torch.equal(logits(w, answer), by_hand(model, sample, exits=model.exits.only(exit)).logits)
+            reached.append(exit)
+        assert reached == ["exit3", "exit2", "exit1"]
+
+    hurried(test, state="dead")
+
+
 def test_choice_is_the_most_accurate_in_time_of_all_policies_at_the_present_conditions() -> None:
     """A slow link: exits on the device, one after the other, and then the cloud, as there is more time."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -22,9 +24,14 @@ from splitnn.graph.model import Model, Value
 from splitnn.graph.package import save
 from splitnn.proto import open_inference_pb2
 from splitnn.runtime.export import FORMATS, export, head_before, head_of
+from splitnn.runtime.host import ModelHost
 from splitnn.runtime.stage import stage
+from splitnn.transport.base import Request
+from splitnn.zoo.fashion import sample_images
+from splitnn.zoo.sources import open_model
 from tests.cloud_server.running import LIMIT_S, server
 from tests.models import captured
+from tests.runtime.exit_models import by_hand
 
 
 def _head_cut(model: Model, layers: int) -> Any:
@@ -92,6 +99,43 @@ def test_manifest_names_everything_that_crosses_and_nothing_else(tmp_path: Path)
     assert all((origin == "model input") == (name in model.graph.inputs) for name, origin in sent.items())
     asked = [output["name"] for output in said["server"]["request"]["outputs"]]
     assert set(asked) | set(said["results_of_the_head"]) == set(model.graph.outputs)
+
+
+@pytest.mark.parametrize("cut", ["stage1", "exit1"])
+def test_server_answers_an_exported_head_from_its_own_exits(tmp_path: Path, cut: str) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = open_model("fashion_exits")
+    assert model.exits is not None
+    head = head_before(model, [cut])
+    said = json.loads(export(model, head, tmp_path / "head", format="onnx", name="fashion").read_text())
+    asked, last = said["server"]["request"], model.exits.exits[-1]
+    host = ModelHost(model, name="fashion")
+    images = sample_images()[0][:40]
+    reached = set[str]()
+    try:
+        for image in images.split(1):
+            expected = by_hand(model, image)
+            if expected.exit == "exit1" and head.results:
+                continue  # the device itself is sure
+            values = {model.graph.inputs[0]: image, **head.stage.run({model.graph.inputs[0]: image})}
+            answer = asyncio.run(
+                host.infer(
+                    Request(
+                        asked["model_name"],
+                        {each["name"]: values[each["name"]] for each in asked["inputs"]},
+                        deadline_s=math.inf,
+                        digest=asked["parameters"]["splitnn_digest"]["string_param"],
+                        wanted=tuple(each["name"] for each in asked["outputs"]),
+                    )
+                )
+            )
+            assert answer.parameters["exit"] == expected.exit
+            torch.testing.assert_close(answer.tensors, {last.output: expected.logits}, rtol=1e-4, atol=1e-5)
+            reached.add(expected.exit)
+    finally:
+        host.close()
+    assert {"exit2", "exit3"} <= reached
 
 
 def test_cut_at_one_tensor_takes_what_else_crosses_along() -> None:

@@ -25,5 +25,5 @@ def test_it_can_be_measured_beside_a_running_loop_on_another_thread() -> None:
 
 
 def test_a_simulated_slowdown_goes_for_them_too() -> None:
-    slow = with_handling(replace(PROFILE, machine={"simulated_slowdown": "1000"}))
+    slow = with_handling(PROFILE.scaled(1000))
     assert slow.message_s > 0.1
