@@ -20,6 +20,8 @@ from pathlib import Path
 from shutil import which
 
 import torch
+import torch._inductor.config
+from torch import nn
 
 from experiments.engines.static_int8 import int8_call
 from splitnn.graph.allocator import keep_freed_memory
@@ -136,9 +138,12 @@ def int8_ways(name: str, model: Model, call: Callee, missing: dict[str, str]) ->
     except ModuleNotFoundError as error:
         missing[STATIC] = str(error)
     try:
-        ways[PT2E] = pt2e(name, feeds)
+        converted = pt2e(name, feeds)
+        ways[PT2E] = lambda *values: (converted(*values),)
         if which("g++"):
-            ways[f"{PT2E}, compiled"] = frozen(ways[PT2E])
+            compiled = frozen(converted)
+            compiled(*feeds[0])
+            ways[f"{PT2E}, compiled"] = compiled
     except ModuleNotFoundError as error:
         missing[PT2E] = f"{error}: pip install torchao"
     except Exception as error:  # noqa: BLE001 - torchao meets models that it cannot quantise in many ways
@@ -146,8 +151,8 @@ def int8_ways(name: str, model: Model, call: Callee, missing: dict[str, str]) ->
     return ways
 
 
-def pt2e(name: str, feeds: Sequence[Sequence[torch.Tensor]]) -> Callee:
-    """PyTorch 2 export quantisation with the quantiser for x86, run without torch.compile, as a package would be."""
+def pt2e(name: str, feeds: Sequence[Sequence[torch.Tensor]]) -> nn.Module:
+    """The model by PyTorch 2 export quantisation with the quantiser for x86; by itself it computes in floats."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchao's own
         import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
@@ -166,17 +171,18 @@ def pt2e(name: str, feeds: Sequence[Sequence[torch.Tensor]]) -> Callee:
     weighty = sum("conv2d" in call or "linear" in call for call in calls)
     if (taken := sum("dequantize_per_channel" in call for call in calls)) < weighty:
         raise RuntimeError(f"its quantiser takes {taken} of {weighty} weights, the rest stays in float")
-    return lambda *values: (converted(*values),)
+    quantised: nn.Module = converted
+    return quantised
 
 
-def frozen(call: Callee) -> Callee:
-    """The piece under torch.compile, weights folded in: what PyTorch 2 export quantisation is made for on x86."""
-    compiled = torch.compile(call, options={"freezing": True})
+def frozen(module: nn.Module) -> Callee:
+    """A module under torch.compile, weights folded in: what PyTorch 2 export quantisation is made for on x86."""
+    compiled = torch.compile(module)
 
     def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with torch.inference_mode(False), torch.no_grad():
-            found: tuple[torch.Tensor, ...] = compiled(*values)
-        return found
+        freezing = torch._inductor.config.patch(freezing=True)  # read when the first call compiles
+        with torch.inference_mode(False), torch.no_grad(), freezing:
+            return (compiled(*values),)
 
     return run
 
