@@ -22,7 +22,7 @@ int8      weights and tensors in eight bits, on ranges taken from the data: --en
           in int8, at any cut; torch computes the same in floats, slower than MODEL
 int8-weights  weights only: a quarter of the bytes, at the speed of floats, on every engine
 prune     whole channels are taken out until --flops of the operations are left, then --steps of distillation
-distill   the model --into learns MODEL's answers
+distill   the model --into learns MODEL's answers, in its place: images are resized for it where it wants another size
 
 With --until the layers before that tensor are compressed only, and the tail keeps its weights. The version is a model
 of its own all the same: a head never meets a tail of another version. Exits keep their thresholds, and what they do in
@@ -32,6 +32,7 @@ the version is counted again on the held-out data.
   splitnn compress my.models:net --data fashion-mnist --method prune --flops 0.5 --out models/net/2
   splitnn compress efficientnet_lite2 --data photos --method distill --into efficientnet_lite0 --out models/small
 """
+_RATE, _RATE_OF_STUDENTS = 3e-4, 3e-5  # at 3e-4 EfficientNet-Lite0 forgot more than it learned of its larger sister
 _TO_LEARN_FROM, _FOR_RANGES = 512, 32  # more photos changed no ranges
 
 
@@ -53,6 +54,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--flops", metavar="SHARE", type=_share, default=0.7, help="prune: to keep (default 0.7)")
     parser.add_argument("--into", metavar="MODEL", help="distill: the smaller model that learns")
     parser.add_argument("--steps", metavar="N", type=_count, default=200, help="of learning (default 200)")
+    parser.add_argument(
+        "--rate", metavar="R", type=float,
+        help="of learning, at first (default 3e-4; distill: 3e-5, for a student that knows much already)",
+    )  # fmt: skip
     parser.add_argument("--budget", metavar="SECONDS", type=float, default=600.0, help="learning ends then (600)")
     parser.add_argument(
         "--samples",
@@ -74,9 +79,12 @@ def run(args: argparse.Namespace) -> int:
         distilled_version,
         int8_version,
         int8_weights_version,
+        logits_on,
         pruned_version,
+        student_of,
         with_recipe,
     )
+    from splitnn.tuning.drops import drop_figures
     from splitnn.tuning.learning import Lessons
     from splitnn.tuning.speed import in_onnxruntime, seconds_of
     from splitnn.zoo.datasets import samples
@@ -88,15 +96,16 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise FileExistsError(f"{args.out} exists; give a new folder")
     base = open_model(args.model)
-    student = open_model(args.into) if args.into else None
+    student = student_of(base, open_model(args.into)) if args.into else None
     usual = _FOR_RANGES if args.method.startswith("int8") else _TO_LEARN_FROM
     count = usual if args.samples is None else args.samples
     train = samples(args.data, base, count=count, part="train", seed=args.seed)
     held_out = samples(args.data, base, count=args.held_out, part="test", seed=args.seed)
-    lessons = Lessons(steps=args.steps, seed=args.seed, budget_s=args.budget)
+    rate = (_RATE_OF_STUDENTS if args.into else _RATE) if args.rate is None else args.rate
+    lessons = Lessons(steps=args.steps, rate=rate, seed=args.seed, budget_s=args.budget)
     settings: dict[str, str | int | float] = {"data": args.data, "seed": args.seed}
     settings |= {"until": args.until} if args.until else {}
-    own = held_out
+    figures: dict[str, float] = {}
     unmeasured: dict[str, str] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
@@ -116,23 +125,19 @@ def run(args: argparse.Namespace) -> int:
             version = pruned_version(
                 base, train, flops=args.flops, until=args.until, lessons=lessons, progress=progress
             )
-            settings |= {"flops": args.flops, "steps": args.steps, "samples": len(train)}
+            settings |= {"flops": args.flops, "steps": args.steps, "rate": rate, "samples": len(train)}
         else:
             assert student is not None
-            own = samples(args.data, student, count=args.held_out, part="test", seed=args.seed)
-            learning = samples(args.data, student, count=count, part="train", seed=args.seed)
-            version = distilled_version(base, student, train, learning, lessons=lessons, progress=progress)
-            settings |= {"into": student.digest, "steps": args.steps, "samples": len(train)}
+            figures |= drop_figures("untaught", judged.drop(logits_on(student, held_out, progress=progress)))
+            version = distilled_version(base, student, train, lessons=lessons, progress=progress)
+            settings |= {"into": student.digest, "steps": args.steps, "rate": rate, "samples": len(train)}
         progress(1.0, "measuring")
-        figures = seconds_of({"base_latency_s": base, "latency_s": version})
-        if args.method == "int8":
-            try:
-                figures |= in_onnxruntime(base, version, judged)
-            except (ModuleNotFoundError, EngineMismatch) as error:
-                unmeasured = {"onnxruntime": str(error)}
-        made = with_recipe(
-            version, base, judged, own, method=args.method, settings=settings, figures=figures
-        )  # fmt: skip
+        figures |= seconds_of({"base_latency_s": base, "latency_s": version})
+        try:
+            figures |= in_onnxruntime(base, version, judged)
+        except (ModuleNotFoundError, EngineMismatch) as error:
+            unmeasured = {"onnxruntime": str(error)}
+        made = with_recipe(version, base, judged, method=args.method, settings=settings, figures=figures)
     package.save(made, args.out)
     assert made.recipe is not None
     if args.json:

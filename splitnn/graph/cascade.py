@@ -6,17 +6,9 @@ Which it is, and what it costs, is the planner's to say, as with every other exi
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import interpolate
-
-from splitnn.graph.capture import capture
-from splitnn.graph.graft import graft, tensor_values
-from splitnn.graph.graph import TensorSpec
+from splitnn.graph.graft import graft
 from splitnn.graph.model import Model
-from splitnn.graph.program import Ref
+from splitnn.graph.resize import behind_resize, resizes
 
 
 def cascade(small: Model, large: Model, *, name: str = "small") -> tuple[Model, dict[str, str]]:
@@ -35,53 +27,7 @@ def cascade(small: Model, large: Model, *, name: str = "small") -> tuple[Model, 
                 f"{list(model.graph.outputs)}"
             )
     entry = large.graph.inputs[0]
-    wanted, given = small.graph.tensors[small.graph.inputs[0]], large.graph.tensors[entry]
-    if wanted.shape != given.shape and _are_images(wanted, given):
-        small = _behind_resize(small, large)
+    if resizes(large.graph.tensors[entry], small.graph.tensors[small.graph.inputs[0]]):
+        small = behind_resize(small, large, name="model")
     both = graft(large, small, name=name, at={small.graph.inputs[0]: entry})
     return both, {name: f"{name}.{small.graph.outputs[0]}", "large": large.graph.outputs[0]}
-
-
-class _Resize(nn.Module):
-    """Images uint8 (N, H, W, C) in another size, by two products with fixed matrices: every engine has those."""
-
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, given: TensorSpec, wanted: TensorSpec) -> None:
-        super().__init__()
-        self.register_buffer("rows", _weights(given.shape[1], wanted.shape[1]))
-        self.register_buffer("columns", _weights(given.shape[2], wanted.shape[2]).T.contiguous())
-
-    def forward(self, image: Tensor) -> Tensor:
-        channels = image.permute(0, 3, 1, 2).float()  # (N, C, H, W)
-        resized = self.rows @ channels @ self.columns
-        return resized.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def _weights(before: int, after: int) -> Tensor:
-    """What each place after a resize takes of each before it, (after, before)."""
-    return interpolate(torch.eye(before)[None, None], (after, before), mode="bilinear", antialias=True)[0, 0]
-
-
-def _are_images(wanted: TensorSpec, given: TensorSpec) -> bool:
-    return (
-        wanted.dtype == given.dtype == "uint8"
-        and len(wanted.shape) == len(given.shape) == 4
-        and wanted.shape[3] == given.shape[3]
-    )
-
-
-def _behind_resize(small: Model, large: Model) -> Model:
-    """The small model, of images in the large one's size."""
-    entry = large.graph.inputs[0]
-    given, wanted = large.graph.tensors[entry], small.graph.tensors[small.graph.inputs[0]]
-    resize = capture(_Resize(given, wanted), tuple(tensor_values(large, [entry]).values()))
-    both = graft(resize, small, name="model", at={small.graph.inputs[0]: resize.graph.outputs[0]})
-    answer = f"model.{small.graph.outputs[0]}"
-    return replace(
-        both,
-        graph=replace(both.graph, outputs=(answer,)),
-        program=replace(both.program, outputs=(Ref(answer),)),
-        result={"tensor": answer},
-    )

@@ -16,6 +16,7 @@ from splitnn.graph.extract import extract
 from splitnn.graph.graph import Graph, Layer, TensorSpec
 from splitnn.graph.model import Model, Value
 from splitnn.graph.program import Node, Program, Ref, rewrite
+from splitnn.graph.structure import with_names
 
 
 def graft(
@@ -45,7 +46,7 @@ def graft(
         program=grown,
         weights={weight: weights[weight] for weight in grown.weights},
         signature=model.signature,
-        result=_swapped(model.result, swap) if swap else {"tuple": [model.result, _swapped(scion.result, rename)]},
+        result=with_names(model.result, swap) if swap else {"tuple": [model.result, with_names(scion.result, rename)]},
         example=model.example,
         eager_difference=max(model.eager_difference, scion.eager_difference),
     )
@@ -151,18 +152,6 @@ def _graph(model: Graph, scion: Graph, rename: Mapping[str, str], swap: Mapping[
         weight_bytes={**model.weight_bytes, **{rename[weight]: size for weight, size in scion.weight_bytes.items()}},
         batch=model.batch,
     )
-
-
-def _swapped(structure: Any, names: Mapping[str, str]) -> Any:
-    """A structure whose tensors have other names."""
-    ((kind, content),) = structure.items()
-    if kind == "tensor":
-        return {"tensor": names.get(content, content)}
-    if kind == "dict":
-        return {"dict": [[key, _swapped(item, names)] for key, item in content]}
-    if kind in ("list", "tuple"):
-        return {kind: [_swapped(item, names) for item in content]}
-    return structure
 
 
 def _laid_out_again(model: Model) -> Model:

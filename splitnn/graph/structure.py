@@ -69,3 +69,15 @@ def take(structure: Structure, nested: Any, found: dict[str, Any], path: str = "
             take(item, nested[index], found, f"{path}[{index}]")
     elif nested != content:
         raise TypeError(f"{path}: the model was captured with {content!r} here, not {nested!r}")
+
+
+def with_names(structure: Structure, names: Mapping[str, str]) -> Structure:
+    """The structure with other names for some of its tensors."""
+    ((kind, content),) = structure.items()
+    if kind == "tensor":
+        return {"tensor": names.get(content, content)}
+    if kind == "dict":
+        return {"dict": [[key, with_names(item, names)] for key, item in content]}
+    if kind in ("list", "tuple"):
+        return {kind: [with_names(item, names) for item in content]}
+    return structure

@@ -12,6 +12,7 @@ from splitnn.errors import InvalidInput
 from splitnn.graph.ancestors import layers_before
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import Drop, Recipe, Setting
+from splitnn.graph.stand_in import stand_in
 from splitnn.tuning.confidence import recounted
 from splitnn.tuning.drops import answers_of, changes, drop_of
 from splitnn.tuning.evaluation import Progress, Samples, silent, values_on
@@ -72,38 +73,43 @@ def pruned_version(
     layers = head_layers(model, until)
     progress(0.0, "weighing channels")
     small = pruned(model, data, flops=flops, layers=layers)
-    return _taught(small, model, data, data, layers=layers, lessons=lessons, progress=progress)
+    return _taught(small, model, data, layers=layers, lessons=lessons, progress=progress)
+
+
+def student_of(model: Model, student: Model) -> Model:
+    """The student in the model's place: it reads the model's inputs and answers under the model's name.
+
+    Raises:
+        InvalidInput: it reads something else, or answers in other classes.
+    """
+    answers, own = answers_of(model), answers_of(student)
+    classes, learnt = model.graph.tensors[answers].shape[1], student.graph.tensors[own].shape[1]
+    if classes != learnt:
+        raise InvalidInput(f"the model answers in {classes} classes, the one that is to learn from it in {learnt}")
+    return stand_in(student, model, answer=own, original_answer=answers)
 
 
 def distilled_version(
-    model: Model, student: Model, data: Samples, own: Samples, *, lessons: Lessons, progress: Progress = silent
+    model: Model, student: Model, data: Samples, *, lessons: Lessons, progress: Progress = silent
 ) -> Model:
-    """The student after it learned the model's answers; ``data`` and ``own`` are the same samples as each reads them.
+    """The student, which ``student_of`` put in the model's place, after it learned the model's answers on the data.
 
     Raises:
-        InvalidInput: the two answer in different classes, or the samples are not the same ones.
+        InvalidInput: the data do not fit.
     """
-    if data.origins != own.origins:
-        raise InvalidInput("the two models were given different samples to learn from")
-    classes = [each.graph.tensors[answers_of(each)].shape[1] for each in (model, student)]
-    if classes[0] != classes[1]:
-        raise InvalidInput(
-            f"the model answers in {classes[0]} classes, the one that is to learn from it in {classes[1]}"
-        )
-    return _taught(student, model, data, own, layers=None, lessons=lessons, progress=progress)
+    return _taught(student, model, data, layers=None, lessons=lessons, progress=progress)
 
 
 def with_recipe(
     version: Model,
     base: Model,
     judged: Judged,
-    own: Samples,
     *,
     method: Method,
     settings: Mapping[str, Setting],
     figures: Mapping[str, float],
 ) -> Model:
-    """The version with what made it, and what it loses on the held-out data (``own``, as the version reads them).
+    """The version with what made it, and what it loses on the held-out data.
 
     Exits keep their thresholds; what they do is counted again, since the tallies that came along are the base's.
     """
@@ -111,7 +117,7 @@ def with_recipe(
         method=method,
         base=base.digest,
         settings=dict(settings),
-        drop=judged.drop(logits_on(version, own)),
+        drop=judged.drop(logits_on(version, judged.data)),
         against="model" if judged.data.labels is None else "labels",
         data=judged.data.source,
         samples=len(judged.logits),
@@ -123,7 +129,7 @@ def with_recipe(
             **figures,
         },
     )
-    return replace(version, recipe=recipe, exits=recounted(version, own))
+    return replace(version, recipe=recipe, exits=recounted(version, judged.data))
 
 
 def logits_on(model: Model, data: Samples, *, progress: Progress = silent) -> torch.Tensor:
@@ -149,7 +155,6 @@ def _taught(
     student: Model,
     teacher: Model,
     data: Samples,
-    own: Samples,
     *,
     layers: set[str] | None,
     lessons: Lessons,
@@ -158,7 +163,7 @@ def _taught(
     if lessons.steps == 0:
         return student
     targets = logits_on(teacher, data, progress=progress)
-    if len(targets) != len(own.origins):
-        raise InvalidInput(f"{len(own.origins)} samples do not fill the model's fixed batch of {teacher.graph.batch}")
+    if len(targets) != len(data.origins):
+        raise InvalidInput(f"{len(data.origins)} samples do not fill the model's fixed batch of {teacher.graph.batch}")
     names = learnable(student, layers)
-    return rebuilt(student, learned(student, own, targets, weights=names, lessons=lessons, progress=progress))
+    return rebuilt(student, learned(student, data, targets, weights=names, lessons=lessons, progress=progress))

@@ -59,6 +59,11 @@ def drop_of(changed: Sequence[int], origins: Sequence[str]) -> Drop:
     return paired_drop(lost, gained, samples=count, design_effect=design_effect(changed, origins))
 
 
+def drop_figures(name: str, drop: Drop) -> dict[str, float]:
+    """The drop as figures of a recipe: ``NAME_drop``, and the ends of its interval."""
+    return {f"{name}_drop": drop.estimate, f"{name}_drop_low": drop.low, f"{name}_drop_high": drop.high}
+
+
 def design_effect(changed: Sequence[int], origins: Sequence[str]) -> float:
     """Variance of the mean with whole origins drawn, over that with single samples drawn; at least 1."""
     mean = sum(changed) / len(changed)

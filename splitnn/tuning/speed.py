@@ -16,7 +16,7 @@ from splitnn.graph.model import Model
 from splitnn.runtime.compiled import compiled_call
 from splitnn.runtime.stage import stage
 from splitnn.tuning.compress import Judged
-from splitnn.tuning.drops import answers_of
+from splitnn.tuning.drops import answers_of, drop_figures
 from splitnn.tuning.evaluation import Samples
 
 _WARM_UPS, _RUNS = 2, 9
@@ -50,9 +50,7 @@ def in_onnxruntime(base: Model, version: Model, judged: Judged) -> dict[str, flo
         rows = [_row(base, judged.data, row) for row in range(len(judged.logits))]
         drop = judged.drop(torch.cat([calls["onnxruntime"](*row)[0] for row in rows]))
     return {
-        "onnxruntime_drop": drop.estimate,
-        "onnxruntime_drop_low": drop.low,
-        "onnxruntime_drop_high": drop.high,
+        **drop_figures("onnxruntime", drop),
         **_timed({f"{name}_latency_s": partial(call, *rows[0]) for name, call in calls.items()}),
     }
 

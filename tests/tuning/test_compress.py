@@ -209,9 +209,50 @@ def test_command_writes_a_version_whose_recipe_says_what_it_costs(
     assert f"made by {method} of {net.digest[:12]}" in capsys.readouterr().out
 
 
+class Colours(nn.Module):
+    """Mean colours of the quarters of an image to classes; ``last`` is the name of the layer that answers."""
+
+    def __init__(self, last: str) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.add_module(last, nn.Linear(12, 4))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        *_, last = self.children()
+        logits: torch.Tensor = last(self.pool(image.permute(0, 3, 1, 2).float() / 64 - 2).flatten(1))
+        return logits
+
+
+def make_small_colours() -> tuple[nn.Module, tuple[torch.Tensor]]:
+    torch.manual_seed(2)
+    return Colours("small").eval(), (torch.randint(0, 256, (1, 12, 12, 3), dtype=torch.uint8),)
+
+
+def test_student_of_smaller_images_learns_in_the_models_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(1)
+    base = capture(Colours("large").eval(), (torch.randint(0, 256, (1, 30, 30, 3), dtype=torch.uint8),))
+    package.save(base, tmp_path / "base")
+    colours = torch.randint(0, 256, (300, 2, 2, 3), dtype=torch.uint8)  # of quarters
+    save_file({"image": colours.repeat_interleave(15, 1).repeat_interleave(15, 2)}, tmp_path / "rows.safetensors")
+    asked = ["compress", str(tmp_path / "base"), "--data", str(tmp_path / "rows.safetensors"), "--method", "distill",
+             "--into", "tests.tuning.test_compress:make_small_colours", "--out", str(tmp_path / "small"),
+             "--steps", "300", "--rate", "0.03", "--json"]  # fmt: skip
+    assert main(asked) == 0
+    recipe = json.loads(capsys.readouterr().out)["recipe"]
+    version = package.load(tmp_path / "small")
+    assert (version.graph.inputs, version.graph.outputs) == (base.graph.inputs, base.graph.outputs)
+    assert version.graph.tensors["image"].shape == (1, 30, 30, 3)
+    assert recipe["settings"]["rate"] == 0.03
+    assert recipe["against"] == "model"
+    assert recipe["drop"]["high"] < 0.2 < 0.4 < recipe["figures"]["untaught_drop_low"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--method", "distill", "--into", "tests.tuning.test_compress:make_net"], "the model answers in 3 classes"),
         (["--method", "distill"], "--method distill needs --into MODEL"),
         (["--method", "int8", "--until", "nowhere"], "no layer of the model makes a tensor 'nowhere'"),
         (["--method", "int8", "--data", "photos"], "holds colour images"),
@@ -256,7 +297,7 @@ def test_exits_of_a_version_are_counted_again() -> None:
     base = replace(base, exits=Exits.counted(exits, [((False, True), (True, True))], against="model", data="base"))
     data = Samples({name: torch.randn(150, 6)}, torch.arange(150) % 4, tuple(map(str, range(150))), "rows")
     version = int8_weights_version(base)
-    made = with_recipe(version, base, Judged.by(base, data), data, method="int8", settings={}, figures={})
+    made = with_recipe(version, base, Judged.by(base, data), method="int8", settings={}, figures={})
     assert made.exits is not None
     assert made.exits.exits == tuple(exits)
     with torch.inference_mode():

@@ -165,6 +165,44 @@ def test_onnx_runtime_gets_integers_and_no_float_weight_of_a_convolution(small: 
     assert Counter(sizes.values())[onnx.TensorProto.INT8] >= 12  # steps and zeros of six weights
 
 
+class Normalised(nn.Module):
+    """An image's bytes, as many as are read at once of each colour, with a mean and a scale for each of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.std = (
+            nn.Buffer(torch.tensor(values).view(1, 3, 1, 1)) for values in ((124.0, 116.0, 104.0), (58.0, 57.0, 56.0))
+        )
+        self.conv, self.fc = nn.Conv2d(3, 16, 3), nn.Linear(16, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        pixels = image.permute(0, 3, 1, 2).contiguous().float()
+        y: torch.Tensor = self.fc(self.conv((pixels - self.mean) / self.std).relu().mean((2, 3)))
+        return y
+
+
+def test_numbers_of_a_channel_lie_along_whole_rows_for_engines_that_put_channels_last() -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(6)
+    images = torch.randint(0, 256, (16, 10, 14, 3), dtype=torch.uint8)
+    model = capture(Normalised().eval(), (images[:1],))
+    whole = stage(model, model.graph.inputs, model.graph.outputs)
+    version = int8_version(model, Samples({"image": images}, None, tuple(map(str, range(16))), "noise"))
+    small = stage(version, version.graph.inputs, version.graph.outputs)
+    found, left = (onnx_model(each.call, [images[:1]]) for each in (small, whole))
+    onnx.checker.check_model(found)
+    shapes = [{tensor.name: tuple(tensor.dims) for tensor in made.graph.initializer} for made in (found, left)]
+    for made, known, width in ((found, shapes[0], 14), (left, shapes[1], 1)):
+        pair = [node for node in made.graph.node if node.op_type in ("Sub", "Div")]
+        assert [known[node.input[1]] for node in pair] == [(1, 3, 1, width)] * 2
+    pytest.importorskip("onnxruntime")
+    fast = compiled(small, "onnxruntime", version.example).run(version.example)["output"]
+    slow = small.run(version.example)["output"]
+    assert isinstance(fast, torch.Tensor) and isinstance(slow, torch.Tensor)
+    assert away(fast, slow) < 0.02
+
+
 def test_an_engine_that_is_much_further_off_than_rounding_is_refused(small: Model) -> None:
     call = stage(small, small.graph.inputs, small.graph.outputs).call
     x = list(small.example.values())

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from splitnn.graph.code import Callee
-from splitnn.runtime.engines.qdq import quantise_weights, with_quantisers, without_quantisers
+from splitnn.runtime.engines.qdq import quantise_weights, spread_constants, with_quantisers, without_quantisers
 
 
 def exported(call: Callee, example: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
@@ -74,5 +74,6 @@ def onnx_model(
     assert program is not None
     made = program.model_proto
     if in_int8:
+        spread_constants(made)
         quantise_weights(made)
     return made
