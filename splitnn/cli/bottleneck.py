@@ -21,7 +21,8 @@ _DESCRIPTION = """\
 Grow an encoder and a decoder into MODEL where it may be cut: what crosses is a small tensor of whole numbers, which
 the codec `entropy` makes smaller still. No labels are needed: the answers of MODEL are the measure. What lies between
 is fitted to one part of the data and judged on photos of another part; each step (of rounding) gives a version, a
-folder under --out that says what it costs and is planned, served and checked like any model.
+folder under --out that says what it costs and is planned, served and checked like any model. The tensor at the cut is
+(N, C, H, W): tensors of tokens and of recurrent layers are refused.
 
   splitnn bottleneck efficientnet_lite0 --cut classifier._blocks.4 --data photos --patch 2 --out versions
   splitnn bottleneck efficientnet_lite0 --cut classifier._blocks.7 --data photos --method learned --step 0.8 \\

@@ -38,7 +38,9 @@ are chosen anew, calibrate again.
   splitnn calibrate my_package.my_module:make_model --data folder_of_images --codecs int8+zstd,even4 --count 1000 \\
       --profile device.json
 
-DATA is a folder of images, a .safetensors file with the inputs (and labels), photos, or fashion-mnist.
+DATA is a folder of images, a .safetensors file with the inputs (and labels), photos, or fashion-mnist. A quarter of the
+photos or rows is for judging, and that quarter is used here. Answers are compared by their largest logit: MODEL has one
+output of logits, or exits.
 """
 
 

@@ -56,7 +56,10 @@ def int8_weights(model: Model, layers: Collection[str] | None = None) -> Model:
     if not chosen and any(each.steps in model.weights for each in _restored(model, layers)):
         raise InvalidInput("the weights of these layers are in int8 already")
     if not chosen:
-        raise InvalidInput("none of these layers has a float weight of a convolution, a linear layer or an embedding")
+        raise InvalidInput(
+            "none of these layers has a float weight of a convolution, a linear layer or an embedding of "
+            f"{_LEAST} numbers or more; smaller ones are not worth it, and recurrent layers are left as they are"
+        )
     weights = {name: tensor for name, tensor in model.weights.items() if name not in chosen}
     restoring: list[Node] = []
     for name in chosen:

@@ -10,17 +10,18 @@ DIR             a folder of images, searched to the bottom. Where every image li
 FILE            a ``.safetensors`` file that holds every input of the model by name, with the samples along the first
                 dimension, and ``labels`` (int64) if there are any. Works for every model.
 
-Whole photos go to one part: crops of a photo that was trained on would flatter what is judged by them.
+Whole photos go to one part: crops of a photo that was trained on would flatter what is judged by them. A quarter of the
+photos, and of the rows of a file, is for judging.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from splitnn.graph.model import Model
 
 Part = Literal["train", "test"]
+_Key = TypeVar("_Key", str, int)
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package puts it."""
@@ -80,7 +82,7 @@ def samples(source: str, model: Model, *, count: int, part: Part = "test", seed:
     if count * a_sample_bytes > MAX_BYTES:
         raise ValueError(f"{count} samples of {a_sample_bytes} bytes are more than {MAX_BYTES} bytes; take fewer")
     if Path(source).is_file():
-        return _from_file(Path(source), specs, count=count, part=part)
+        return _from_file(Path(source), specs, count=count, part=part, seed=seed)
     name, spec = _only_input(source, specs)
     if source == "fashion-mnist":
         images, digits = fashion_mnist(part)
@@ -163,7 +165,7 @@ def _as_input(pixels: torch.Tensor, source: str, name: str, spec: TensorSpec) ->
     return fitting if spec.dtype == "uint8" else fitting.float() / 255
 
 
-def _from_file(path: Path, specs: Mapping[str, TensorSpec], *, count: int, part: Part) -> Samples:
+def _from_file(path: Path, specs: Mapping[str, TensorSpec], *, count: int, part: Part, seed: int) -> Samples:
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
@@ -176,7 +178,8 @@ def _from_file(path: Path, specs: Mapping[str, TensorSpec], *, count: int, part:
                 if shapes[name][1:] != spec.shape[1:]:
                     raise InvalidInput(f"{path}: {name!r} is {shapes[name]}; the model reads {_read(specs)}")
             total = next(iter(shapes.values()))[0]
-            rows = [row for row in range(total) if part_of(f"{path.name} {row}") == part][:count]
+            rows = [row for row in range(total) if part_of(f"{path.name} {row}") == part]
+            rows = _shuffled(rows, seed)[:count]  # files are often sorted by label
             if not rows:
                 raise InvalidInput(f"{path}: none of its {total} rows falls into the part {part!r}; give more rows")
             inputs = {name: file.get_tensor(name)[rows] for name in specs}
@@ -204,7 +207,7 @@ def _classes(found: Mapping[str, Path]) -> dict[str, int] | None:
     return {key: int(name) for key, name in folders.items()} if all(n.isdecimal() for n in folders.values()) else None
 
 
-def _shuffled(keys: list[str], seed: int) -> list[str]:
+def _shuffled(keys: Sequence[_Key], seed: int) -> list[_Key]:
     order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(seed))
     return [keys[number] for number in order.tolist()]
 

@@ -70,6 +70,19 @@ def test_folders_named_by_numbers_are_labels(tmp_path: Path) -> None:
     assert len(found) == len(set(found.origins))  # each image once
 
 
+def test_few_rows_of_a_file_sorted_by_label_are_of_all_labels(tmp_path: Path) -> None:
+    labels = torch.arange(10).repeat_interleave(400)
+    save_file({"x": torch.zeros(4000, 1, 1), "labels": labels}, tmp_path / "sorted.safetensors")
+    model = _reading(1, 1, 1, dtype=torch.float32)
+    first, again, other = (
+        samples(str(tmp_path / "sorted.safetensors"), model, count=200, seed=seed) for seed in (0, 0, 5)
+    )
+    assert first.labels is not None
+    assert min(torch.bincount(first.labels, minlength=10)) >= 5
+    assert first.origins == again.origins
+    assert set(first.origins) != set(other.origins)
+
+
 def test_rows_of_a_file_keep_their_labels(tmp_path: Path) -> None:
     rows = torch.arange(100)
     save_file({"x": rows.view(100, 1, 1).float().contiguous(), "labels": rows}, tmp_path / "rows.safetensors")
