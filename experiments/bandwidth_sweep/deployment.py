@@ -99,15 +99,13 @@ class Deployment:
         with contextlib.ExitStack() as stack:
             cloud = stack.enter_context(Host("cloud", link=link, side="server", cpu_share=server_share))
             device = stack.enter_context(Host("device", link=link, side="device", cpu_share=device_share))
-            self.method = f"device {device.method}; server " + (
-                "at full speed" if cloud.slowdown != 1 else cloud.method
-            )
+            self.method = f"device {device.method}; server " + (cloud.method if cloud.is_limited else "at full speed")
             self.shares: dict[str, str] = {  # of a core, as they came out
                 "device_share": f"{device_share:g}" + " (scaled)" * (device.slowdown != 1),
-                "server_share": "full speed" if cloud.slowdown != 1 else f"{server_share:g}",
+                "server_share": f"{server_share:g}" if cloud.is_limited else "full speed",
             }
             self.profiles = profiles_of(
-                subject, device_share=device_share, server_share=1.0 if cloud.slowdown != 1 else server_share
+                subject, device_share=device_share, server_share=server_share if cloud.is_limited else 1.0
             )
             files = {name: subject.folder.parent / f"{subject.name}-{name}.json" for name in self.profiles}
             for name, found in self.profiles.items():

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -95,6 +96,11 @@ class Host:
         self._processes.append(process)
         return process
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether a control group keeps the limits; without any limit it is not."""
+        return self._cgroup is not None
+
     def full_speed(self) -> contextlib.AbstractContextManager[None]:
         """Without the CPU limit meanwhile: for the start of a program, which is not what is measured."""
         return self._cgroup.full_speed() if self._cgroup else contextlib.nullcontext()
@@ -104,7 +110,10 @@ class Host:
         return self._cgroup.oom_kills() if self._cgroup else 0
 
     def close(self) -> None:
-        """SIGTERM to every process, SIGKILL to what is left after 5 s and to their children, then remove the limits."""
+        """SIGTERM to every process, SIGKILL to what is left after 5 s and to their children, then remove the limits.
+
+        A control group holds whatever was started here; without one, children that left their parent's session stay.
+        """
         try:
             for process in self._processes:
                 process.terminate()
@@ -114,7 +123,8 @@ class Host:
                     process.wait(max(0.0, until_s - time.monotonic()))
         finally:
             for process in self._processes:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             self._stack.close()
 

@@ -65,6 +65,16 @@ def test_a_host_runs_one_thread_and_passes_the_environment_and_folder_on(tmp_pat
         assert host.method == "at full speed"
 
 
+def test_leaving_a_host_without_control_group_ends_children_of_its_processes() -> None:
+    with Host("plain") as host:
+        process = host.start(["sh", "-c", "sleep 1000 & echo $!; wait"], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with process.stdout as output:
+            child = int(output.readline())
+        assert not is_dead(child)
+    assert wait_until(lambda: is_dead(child), limit_s=5)
+
+
 def test_without_control_groups_a_host_says_that_it_is_scaled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
