@@ -93,7 +93,7 @@ class Case:
         """
         wire = codec(name)
         one = SmallestFile(wire) if isinstance(wire, ImageCodec) else wire
-        same = replace(one, symbols="packed") if isinstance(one, LowBit) else one  # decodes alike, ten times as fast
+        same = _quick(one)
         sizes, decoded = [], torch.empty_like(cut.values)
         for start in range(0, len(cut.values), self._batch):
             batch = cut.values[start : start + self._batch]
@@ -178,6 +178,16 @@ def _cuts(graph: Graph, tensor: str, output: str) -> bool:
 def _short(tensor: str) -> str:
     parts = [part for part in tensor.split(".") if part not in ("classifier", "_blocks")]
     return "block " + parts[0] if tensor.count("_blocks") else parts[0]
+
+
+def _quick(one: Codec | SmallestFile) -> Codec | SmallestFile:
+    """What decodes alike, up to ten times as fast."""
+    match one:
+        case LowBit():
+            return replace(one, symbols="packed")
+        case SmallestFile() if not one.finds_other_pixels:
+            return one.wire
+    return one
 
 
 def _decoded(one: Codec | SmallestFile, payload: bytes | memoryview, tensor: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,10 @@ class SmallestFile:
 
     wire: ImageCodec
 
+    @property
+    def finds_other_pixels(self) -> bool:
+        return self.wire.format == "WEBP" and not self.wire.lossless
+
     def encode(self, tensor: torch.Tensor) -> Payload:
         return b"".join(self._smallest(sample) for sample in tensor.split(1))
 
@@ -38,7 +42,7 @@ class SmallestFile:
     def _smallest(self, sample: torch.Tensor) -> bytes:
         usual = bytes(self.wire.encode(sample))
         others = [_LENGTH.pack(len(file)) + file for file in self._slow_files(sample)]
-        if self.wire.format == "WEBP" and not self.wire.lossless:
+        if self.finds_other_pixels:
             return min(others, key=len)
         wanted = self._pixels(usual, sample)
         assert all(torch.equal(self._pixels(each, sample), wanted) for each in others), self.wire.name
