@@ -38,7 +38,7 @@ UNMEASURABLE, HALF_POINT, TWO_POINTS = 0.001, 0.005, 0.02
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Bytes, answers and speed of every codec at every cut")
-    parser.add_argument("--quick", action="store_true", help="some cuts, some codecs, fewer crops: about five minutes")
+    parser.add_argument("--quick", action="store_true", help="some cuts, some codecs, fewer crops: about ten minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     parser.add_argument("--plot", type=Path, metavar="FILE", default=RESULTS / "codecs.png", help="where the plot goes")
     parser.add_argument(
