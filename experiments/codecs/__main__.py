@@ -4,7 +4,8 @@
 photos that are installed (agreement with the unsplit model on the crop as it is; intervals by a bootstrap over photos),
 and the Fashion-MNIST network on its 10,000 test images (accuracy of its last exit; Wilson intervals). At each cut each
 codec encodes and decodes the features of every sample, and the rest of the model answers. The same for the input as
-JPEG, WebP and PNG. Side information counts: bytes are those of whole payloads of single samples.
+JPEG, WebP and PNG, each in the smallest file of its quality rather than in the quick one of the wire. Side information
+counts: bytes are those of whole payloads of single samples.
 
 The learned bottleneck that comes with splitnn (``experiments.train_bottleneck`` made it) sends an int8 tensor as codec
 ``entropy`` and is judged on photos that it was not trained on, beside the same photos compressed. ``--bottleneck FOLDER
@@ -37,7 +38,7 @@ UNMEASURABLE, HALF_POINT, TWO_POINTS = 0.001, 0.005, 0.02
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Bytes, answers and speed of every codec at every cut")
-    parser.add_argument("--quick", action="store_true", help="some cuts, some codecs, fewer crops: about five minutes")
+    parser.add_argument("--quick", action="store_true", help="some cuts, some codecs, fewer crops: about ten minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     parser.add_argument("--plot", type=Path, metavar="FILE", default=RESULTS / "codecs.png", help="where the plot goes")
     parser.add_argument(

@@ -83,16 +83,23 @@ class ImageCodec:
         if dtype != "uint8" or not _is_image(shape):
             raise CodecError(f"codec {self.name} gives uint8 (N, H, W, 3 or 1), not {dtype} {shape}")
         _check_dense(Layout(shape, strides))
-        rest = memoryview(payload)
+        files = self._files(payload, shape[0])
         images = torch.empty(shape, dtype=torch.uint8)
-        for image in images.numpy():  # (H, W, 3 or 1)
-            if len(rest) < _LENGTH.size or len(rest) - _LENGTH.size < (length := _LENGTH.unpack_from(rest)[0]):
-                raise CodecError(f"a {self.name} payload of {len(payload)} bytes ends before its {shape[0]} images do")
-            file, rest = rest[_LENGTH.size : _LENGTH.size + length], rest[_LENGTH.size + length :]
+        for image, file in zip(images.numpy(), files, strict=True):  # (H, W, 3 or 1)
             image[:] = self._pixels(file, shape[1:])
-        if rest:
-            raise CodecError(f"a {self.name} payload has {len(rest)} bytes after its {shape[0]} images")
         return torch.empty_strided(shape, strides, dtype=torch.uint8).copy_(images) if strides else images
+
+    def _files(self, payload: Payload, count: int) -> list[memoryview]:
+        """Each image's file; nobody has looked into them."""
+        rest, files = memoryview(payload), []
+        for _ in range(count):
+            if len(rest) < _LENGTH.size or len(rest) - _LENGTH.size < (length := _LENGTH.unpack_from(rest)[0]):
+                raise CodecError(f"a {self.name} payload of {len(payload)} bytes ends before its {count} images do")
+            files.append(rest[_LENGTH.size : _LENGTH.size + length])
+            rest = rest[_LENGTH.size + length :]
+        if rest:
+            raise CodecError(f"a {self.name} payload has {len(rest)} bytes after its {count} images")
+        return files
 
     def _mode(self, channels: int) -> str:
         return "RGB" if channels == 3 or self.format == "WEBP" else "L"  # WebP knows colours only

@@ -35,6 +35,7 @@ _HEAD = struct.Struct("<BBBH")
 _PLAIN = 31  # in place of a usual scale: the symbols follow as they are
 
 _STANDARD = 1  # narrowing
+_MOST = 2**31  # symbols; without a limit five bytes claim any number of them, as silent rows cost nothing
 _FEW = 2**12  # up to so many symbols every narrowing is tried
 _CALM = 0.9  # below this surprise too
 
@@ -74,9 +75,14 @@ class _Head:
 
 
 def pack(symbols: NDArray[np.int8]) -> bytes:
-    """The symbols, of four dimensions, in at most ``packed_bytes``."""
+    """The symbols, of four dimensions, in at most ``packed_bytes``.
+
+    Raises:
+        CodecError: there are more than 2**31.
+    """
     if symbols.size == 0:
         return b""
+    _check_count(symbols.size)
     samples, channels = symbols.shape[:2]
     rows = symbols.reshape(samples * channels, -1)
     centres = np.partition(rows, rows.shape[1] // 2, axis=1)[:, rows.shape[1] // 2].astype(np.int32)  # the medians
@@ -176,9 +182,10 @@ def unpack(payload: bytes | memoryview, shape: Shape) -> NDArray[np.int8]:
     """The symbols of that shape. Memory and time follow from the shape, whatever the payload says.
 
     Raises:
-        CodecError: the payload is truncated, too long, or holds no such symbols.
+        CodecError: the payload is truncated, too long, or holds no such symbols; or they are more than 2**31.
     """
     size = math.prod(shape)
+    _check_count(size)
     if len(payload) > packed_bytes(size) or (size > 0 and len(payload) == 0):
         raise CodecError(f"{len(payload)} bytes are no coded symbols of shape {shape}")
     if size == 0:
@@ -191,6 +198,7 @@ def unpack(payload: bytes | memoryview, shape: Shape) -> NDArray[np.int8]:
         raise CodecError(f"{len(payload)} bytes are no whole coded symbols")
     head = _Head.read(payload)
     coder = _coder_over(payload)
+    differences = np.zeros(shape, dtype=np.int32)  # first: where there is no room, constriction ends the process
     rows = shape[0] * shape[1]
     is_live = coder.pop(rows, yes_or_no(head.silent)) > 0
     scales = np.zeros(rows, dtype=np.int32)
@@ -198,7 +206,6 @@ def unpack(payload: bytes | memoryview, shape: Shape) -> NDArray[np.int8]:
     if bool(((scales < is_live) | (scales > ROW_SCALES)).any()):
         raise CodecError("coded symbols came with a scale that none is written with")
     centres = _numbers(coder.pop(rows, logistic(head.of_centres * QUARTERS)))
-    differences = np.zeros(shape, dtype=np.int32)
 
     def read(wanted: Integers, numbers: NDArray[np.uint8]) -> Integers:
         counts = enumerate(np.bincount(numbers).tolist())
@@ -208,10 +215,17 @@ def unpack(payload: bytes | memoryview, shape: Shape) -> NDArray[np.int8]:
         return wanted
 
     visit(differences, scales.reshape(shape[:2]), read, trust=TRUSTS[head.trust], narrowing=NARROWINGS[head.narrowing])
+    if len(coder.words()):
+        raise CodecError(f"coded symbols of shape {shape} leave some of their {len(payload)} bytes over")
     symbols = (differences + centres.reshape(*shape[:2], 1, 1)).astype(np.int8)
     if _checksum(symbols) != head.checksum:
         raise CodecError("coded symbols do not have the checksum that they came with: truncated or altered")
     return symbols
+
+
+def _check_count(symbols: int) -> None:
+    if symbols > _MOST:
+        raise CodecError(f"at most {_MOST} symbols are coded together, not {symbols}")
 
 
 def _coder_over(payload: bytes | memoryview) -> Coder:

@@ -17,6 +17,9 @@ from splitnn.transport.layout import Layout, Payload, laid_out, name_of
 from splitnn.transport.raw import Inner, Words
 
 _LEVEL_OF_TEXT = 9  # 20 ms of a megabyte, which no other level is worth
+_MOST_A_BYTE = 2**15  # that one byte of a frame can unpack to: a block of 2**17 takes four at least
+_EMPTY = b"\1\0\0"  # the only block of a frame that states 0 bytes
+_CHECKSUM_OF_NOTHING = bytes.fromhex("99e9d851")  # XXH64
 _WORDS: dict[int, Any] = {2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 
 
@@ -145,9 +148,15 @@ def compressed(plain: bytes) -> bytes:
 def decompressed(payload: Payload, *, least: int, most: int) -> bytes:
     """Raises CodecError: no whole zstd frame, or one that states another size; that is looked at first."""
     try:
-        stated = zstandard.get_frame_parameters(payload).content_size  # decompress() would allocate it unasked
-        if not least <= stated <= most:
-            raise CodecError(f"a zstd frame states {stated} bytes where {most} belong")
+        frame = zstandard.get_frame_parameters(payload)
+        stated = frame.content_size  # decompress() would allocate it unasked
+        if not least <= stated <= most or stated > _MOST_A_BYTE * len(payload):
+            raise CodecError(f"a zstd frame of {len(payload)} bytes states {stated} where {most} belong")
+        if stated == 0:  # decompress() would look no further
+            rest = bytes(payload[zstandard.frame_header_size(payload) :])
+            if rest != _EMPTY + (_CHECKSUM_OF_NOTHING if frame.has_checksum else b""):
+                raise CodecError(f"a zstd frame of {len(payload)} bytes states 0, and something follows or is missing")
+            return b""
         return _CONTEXTS.decompressor.decompress(payload, max_output_size=stated, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CodecError(f"not a whole zstd frame: {error}") from error

@@ -11,10 +11,14 @@ import torch
 
 from experiments.codecs.learned import best_lossy, learned_ratio, share_of_input
 from experiments.codecs.measure import Case, Point, narrow_cuts
+from experiments.codecs.smallest import SmallestFile
 from experiments.codecs.statistics import between_resamples, by_origin, bytes_at, differs, pareto, wilson
 from experiments.codecs.tables import Table, shipped_points
 from experiments.train_bottleneck.unseen_photos import unseen_photos
+from splitnn import zoo
 from splitnn.graph.capture import capture
+from splitnn.transport.codec import codec
+from splitnn.transport.image import ImageCodec
 
 
 def a_point(size: float, share: float) -> Point:
@@ -33,6 +37,29 @@ def test_bytes_between_two_points_lie_on_a_line_through_their_logarithms() -> No
     assert bytes_at(points, 0.9) == 400
     assert bytes_at(points, 0.2) == 100
     assert bytes_at(points, 0.95) is None
+
+
+@pytest.mark.parametrize("name", ["jpeg75", "jpeg95", "jpeg100f", "png", "webp", "webp90"])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_an_image_counts_with_the_smallest_file_of_its_pixels(name: str, channels: int) -> None:
+    wire = codec(name)
+    assert isinstance(wire, ImageCodec)
+    photo = torch.from_numpy(zoo.photos(224)["coffee"])[None, :, :, :channels].contiguous()
+    usual, smallest = wire.encode(photo), SmallestFile(wire).encode(photo)
+    assert len(smallest) < len(usual) or (name, channels) == ("png", 1)
+    pixels = SmallestFile(wire).decode(smallest, tuple(photo.shape), "uint8")
+    if name != "webp90":  # whose slowest method finds others
+        assert torch.equal(pixels, wire.decode(usual, tuple(photo.shape), "uint8"))
+
+
+def test_small_images_do_not_pay_for_the_scans_of_a_progressive_jpeg() -> None:
+    dark = torch.zeros(2, 8, 8, 1, dtype=torch.uint8)
+    wire = codec("jpeg90")
+    assert isinstance(wire, ImageCodec)
+    batch = SmallestFile(wire).encode(dark)
+    assert batch == 2 * bytes(SmallestFile(wire).encode(dark[:1]))
+    assert b"\xff\xc2" not in batch  # a progressive frame
+    assert len(batch) < len(wire.encode(dark))
 
 
 def test_intervals_hold_the_share_and_those_of_few_origins_are_wider() -> None:

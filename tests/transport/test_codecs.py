@@ -276,6 +276,32 @@ def test_truncated_or_longer_payloads_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("value", [None, 0, 7])
+def test_bytes_too_few_or_too_many_are_refused_where_there_is_nothing_to_say(name: str, value: int | None) -> None:
+    like = a_tensor_for(name)
+    tensor = torch.zeros_like(like)[:0] if value is None else torch.full_like(like, value)
+    payload = bytes(codec(name).encode(tensor))
+    wrong = (payload[:-1], payload + b"\0", payload + b"\1", 2 * payload, 3 * payload, payload + payload[:9])
+    for broken in (each for each in wrong if each != payload):
+        with pytest.raises(CodecError):
+            codec(name).decode(broken, tuple(tensor.shape), name_of(tensor.dtype))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_payloads_that_no_such_tensor_fits_are_refused_before_memory_is_allocated_for_it(name: str) -> None:
+    dtype = name_of(a_tensor_for(name).dtype)
+    tracemalloc.start()
+    try:
+        for shape in ((2**40,), (1, 2**40), (2**20, 2**20), (1, 2**20, 2**10, 2**10), (2**24, 2**10, 2**10, 3)):
+            for payload in (bytes(5), bytes(20), bytes(1000), b"\x1f" + bytes(10), zstandard.compress(bytes(1000))):
+                with pytest.raises(CodecError):
+                    codec(name).decode(payload, shape, dtype)
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", FORMS)
 def test_random_bytes_never_raise_anything_but_codec_errors(name: str) -> None:
     seed = random.randrange(2**31)
     print(f"seed {seed}")
@@ -294,9 +320,22 @@ def test_a_zstd_frame_that_lies_about_its_size_is_refused_before_it_is_unpacked(
     bomb = zstandard.ZstdCompressor().compress(bytes(100_000_000))
     with pytest.raises(CodecError, match="100000000"):
         codec("zstd").decode(bomb, (4,), "float32")
+    stated = bytes.fromhex("28b52ffde0") + (2**42).to_bytes(8, "little") + bytes.fromhex("010000")
+    with pytest.raises(CodecError, match="16 bytes states 4398046511104"):  # no frame of so few holds as much
+        codec("zstd").decode(stated, (2**40,), "float32")
     unsized = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(16))
     with pytest.raises(CodecError):
         codec("zstd").decode(unsized, (4,), "float32")
+
+
+def test_frames_of_nothing_may_have_a_checksum_and_of_many_zeros_have_few_bytes() -> None:
+    frame = zstandard.ZstdCompressor(write_checksum=True).compress(b"")
+    assert codec("zstd").decode(frame, (0, 3), "float32").shape == (0, 3)
+    with pytest.raises(CodecError, match="follows or is missing"):
+        codec("zstd").decode(frame[:-1] + b"\0", (0, 3), "float32")
+    for level in (1, 19):  # as few as there are
+        zeros = zstandard.ZstdCompressor(level=level).compress(bytes(2**26))
+        assert codec("zstd").decode(zeros, (2**26,), "uint8").max() == 0
 
 
 @pytest.mark.parametrize("name", ["lz4", "fp16+lz4", "int8+lz4"])

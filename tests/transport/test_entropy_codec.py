@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from splitnn.errors import CodecError
+from splitnn.transport import rans
 from splitnn.transport.codec import codec
 from splitnn.transport.layout import Layout, name_of
 from splitnn.transport.rans import PlainCoder
@@ -103,6 +104,25 @@ def test_a_truncated_altered_or_longer_payload_is_refused() -> None:
         assert (found.shape, found.dtype) == (tensor.shape, tensor.dtype)
         passed += each != payload
     assert passed <= 2  # a checksum of 16 bits misses one in 65536
+
+
+@pytest.mark.parametrize("coder", [PlainCoder, rans.new_coder])
+def test_words_that_no_symbol_needs_are_refused(coder: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splitnn.transport.symbols.new_coder", coder)
+    for tensor in (torch.zeros(2, 40, dtype=torch.int8), (torch.arange(500) % 3).to(torch.int8)):
+        payload = bytes(codec("entropy").encode(tensor))
+        assert torch.equal(codec("entropy").decode(payload, tuple(tensor.shape), "int8"), tensor)
+        for words in (bytes(4), b"word", 2 * b"word"):  # below the others, so that they are left when these are read
+            with pytest.raises(CodecError, match="over"):
+                codec("entropy").decode(payload[:5] + words + payload[5:], tuple(tensor.shape), "int8")
+
+
+@pytest.mark.parametrize("name", ["entropy", "int4+entropy", "int2r+entropy", "int3t+entropy", "even4"])
+def test_more_symbols_than_are_coded_together_are_refused_whatever_the_payload_says(name: str) -> None:
+    dtype = "int8" if name == "entropy" else "float32"
+    for payload in (bytes(11), bytes(12), bytes(1000)):
+        with pytest.raises(CodecError, match="together"):
+            codec(name).decode(payload, (2**40,), dtype)
 
 
 def test_random_payloads_for_random_shapes_raise_nothing_but_codec_errors() -> None:
