@@ -24,6 +24,7 @@ _MODELS = (
 _RATES = ("0.13Mbps", "1.1Mbps", "5.85Mbps", "18.88Mbps", "50Mbps", "100Mbps")  # the first four are those of DADS
 _ROUND_TRIPS = ("10ms", "40ms", "100ms")
 _CODECS = ("raw", "fp16", "int8", "int8+zstd", "png", "jpeg90")
+_MOST_BPS, _LONGEST_RTT_S = 10e9, 10.0
 _CORES_FOR_SHARES = 0.75  # of the machine's: with more, quotas stop being kept
 
 
@@ -141,6 +142,9 @@ def _check(setup: Setup) -> None:
         if not getattr(setup, what):
             raise ValueError(f"--{what} names none")
     shapes = [shape_of(link) for link in setup.links]
+    for shape in shapes:
+        if max(shape.up_bps, shape.down_bps) > _MOST_BPS or shape.rtt_s > _LONGEST_RTT_S:
+            raise ValueError(f"--links: {shape} is more than the 10 Gbit/s or 10 s that can be emulated at all")
     named: dict[str, Sequence[object]] = {
         what: getattr(setup, what) for what in ("models", "methods", "codecs", "photos")
     }

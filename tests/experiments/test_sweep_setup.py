@@ -43,6 +43,8 @@ SMALL = ("--device-share", "0.1", "--server-share", "0.2")
         (("--methods", "proxy,proxy"), "--methods names one twice"),
         (("--photos", "china,china"), "--photos names one twice"),
         (("--device-share", "0.0009"), "0.001 at least"),
+        (("--links", "1000Gbps/10ms"), "can be emulated at all"),
+        (("--links", "5Mbps/1000s"), "can be emulated at all"),
         (("--output", f"{__file__}/sub/folder"), f"{__file__} is no folder"),
         (("--json", "no/such/folder/x.json"), "cannot be written"),
         (("--resume", "no/such/folder"), "no sweep to go on with"),
