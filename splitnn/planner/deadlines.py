@@ -25,8 +25,8 @@ from splitnn.errors import InfeasiblePlan
 from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
 from splitnn.planner.envelope import Varying
-from splitnn.planner.exits import exit_pins
 from splitnn.planner.parametric import lowest_lines
+from splitnn.planner.pins import exit_pins
 from splitnn.planner.plan import Mode
 from splitnn.planner.policy_plan import Course, PolicyPlan
 from splitnn.planner.rates import Line, RateProblem
