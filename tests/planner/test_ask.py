@@ -156,7 +156,8 @@ def _ask(
 
 def _every_point(problem: Problem, exits: Exits) -> list[_Point]:
     """Every placement and choice of codecs that decides the exits in order, with what its samples cost."""
-    graph, found = problem.graph, []
+    graph = problem.graph
+    found: list[_Point] = []
     for tiers, table in every_table(problem):
         decided_on = [tiers[graph.index[graph.producer[each.output]]] for each in exits.exits]
         if decided_on == sorted(decided_on):
