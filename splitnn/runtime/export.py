@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from splitnn.runtime.engines.executorch import method_call, pte
 from splitnn.runtime.engines.onnxruntime import session_call
 from splitnn.runtime.stage import Stage, stage
 from splitnn.transport.contents import wire_datatype
+from splitnn.transport.instructions import FORMS, PACKINGS, instructions
 
 _FORMAT = "splitnn-head-1"
 _PROTOCOL = "Open Inference Protocol v2 over gRPC: inference.GRPCInferenceService/ModelInfer"
@@ -84,19 +86,31 @@ def head_of(model: Model, layers: Iterable[str]) -> Head:
     return Head(stage(model, inputs, outputs, host="device"), crossing, results)
 
 
-def export(model: Model, head: Head, directory: str | Path, *, format: str, name: str, version: str = "") -> Path:
+def export(
+    model: Model,
+    head: Head,
+    directory: str | Path,
+    *,
+    format: str,
+    name: str,
+    version: str = "",
+    codecs: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """Write the head and its manifest to a new folder, after running it once beside torch; the manifest's path.
 
-    It takes inputs of the example's batch.
+    It takes inputs of the example's batch. Of what crosses, ``codecs`` names what does not travel raw.
 
     Raises:
-        ValueError: no such format.
+        ValueError: no such format; nothing of that name crosses; its codec cannot be described, or does not take it.
         ModuleNotFoundError: the format's tools are not installed; says how to install them.
         EngineMismatch: the tools cannot convert the head, or what they made is too far from torch.
         FileExistsError: the folder exists and is not empty.
     """
     if format not in FORMATS:
         raise ValueError(f"no format is called {format!r}; there are {', '.join(FORMATS)}")
+    if stray := set(codecs) - set(head.crossing):
+        raise ValueError(f"{min(stray)!r} has a codec, and does not cross; these do: {', '.join(head.crossing)}")
+    request = _request(model, head, name=name, version=version, codecs=codecs)
     chosen = FORMATS[format]
     for module in chosen.needs:
         if importlib.util.find_spec(module) is None:
@@ -112,7 +126,7 @@ def export(model: Model, head: Head, directory: str | Path, *, format: str, name
     except Exception as error:  # every tool has its own errors
         raise EngineMismatch(f"the head cannot be written as {format}: {' '.join(str(error).split())[:500]}") from error
     share = check_results(f"the head as {format}", head.stage.call, example, found)
-    manifest = _manifest(model, head, name=name, version=version) | {
+    manifest = _manifest(model, head, name=name, version=version, request=request) | {
         "head": {
             "file": f"head.{chosen.suffix}",
             "format": format,
@@ -127,14 +141,10 @@ def export(model: Model, head: Head, directory: str | Path, *, format: str, name
     return _write(target, {f"head.{chosen.suffix}": content, "manifest.json": json.dumps(manifest, indent=1).encode()})
 
 
-def _manifest(model: Model, head: Head, *, name: str, version: str) -> dict[str, Any]:
+def _manifest(model: Model, head: Head, *, name: str, version: str, request: Mapping[str, Any]) -> dict[str, Any]:
     graph = model.graph
-    inside = set(head.stage.outputs)
     exits = model.exits.exits if model.exits is not None else ()
     last = exits[-1] if exits else None
-    left = [tensor for tensor in dict.fromkeys(graph.outputs) if tensor not in head.results]
-    early = {each.output for each in exits[:-1]}  # asked for by name they would have the server run the whole model
-    asked = [tensor for tensor in left if tensor not in early] or left
     return {
         "format": _FORMAT,
         "model": {
@@ -150,20 +160,35 @@ def _manifest(model: Model, head: Head, *, name: str, version: str) -> dict[str,
         "exits_of_the_head": [_rule(each, is_last=each is last) for each in exits if each.output in head.results],
         "server": {
             "protocol": _PROTOCOL,
-            "request": {
-                "model_name": name,
-                "model_version": version,
-                "parameters": {"splitnn_digest": {"string_param": model.digest}},
-                "inputs": [
-                    _described(tensor, graph.tensors[tensor])
-                    | {"from": "head" if tensor in inside else "model input", "codec": "raw"}
-                    for tensor in head.crossing
-                ],
-                "outputs": [{"name": tensor} for tensor in asked],
-                "contents": "raw_input_contents, one entry an input, in the order of inputs; little-endian, row-major",
-            },
+            "request": request,
             "response": "raw_output_contents, in the order of the response's own outputs; little-endian, row-major",
         },
+    }
+
+
+def _request(model: Model, head: Head, *, name: str, version: str, codecs: Mapping[str, str]) -> dict[str, Any]:
+    graph = model.graph
+    inside = set(head.stage.outputs)
+    exits = model.exits.exits if model.exits is not None else ()
+    left = [tensor for tensor in dict.fromkeys(graph.outputs) if tensor not in head.results]
+    early = {each.output for each in exits[:-1]}  # asked for by name they would have the server run the whole model
+    inputs = [
+        _described(tensor, graph.tensors[tensor])
+        | {"from": "head" if tensor in inside else "model input"}
+        | instructions(codecs.get(tensor, "raw"), graph.tensors[tensor])
+        for tensor in head.crossing
+    ]
+    payloads = [each["payload"] for each in inputs]
+    return {
+        "model_name": name,
+        "model_version": version,
+        "parameters": {"splitnn_digest": {"string_param": model.digest}},
+        "inputs": inputs,
+        "outputs": [{"name": tensor} for tensor in left if tensor not in early]
+        or [{"name": tensor} for tensor in left],
+        "contents": "raw_input_contents, one entry an input, in the order of inputs: its payload",
+        "forms": {form: FORMS[form] for form in dict.fromkeys(each["form"] for each in payloads)},
+        "packings": {by: PACKINGS[by] for by in dict.fromkeys(each["packed_in"] for each in payloads) if by},
     }
 
 
