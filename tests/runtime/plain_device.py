@@ -8,6 +8,7 @@ what the manifest says. Beside the outputs it writes what crossed ("crossed:NAME
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import lz4.block
@@ -20,7 +21,7 @@ _TYPES = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "INT64": "<i8", "INT32": 
 _SMALLEST_STEP = np.float32(1.17549435e-38)
 
 
-def payload_of(tensor, value):  # type: ignore[no-untyped-def]
+def payload_of(tensor: dict[str, Any], value: np.ndarray[Any, Any]) -> bytes | None:
     """The bytes that the manifest's words ask for; None where they say that the tensor has to go raw."""
     rules = tensor["payload"]
     flat = np.ascontiguousarray(value).reshape(-1)
@@ -56,10 +57,10 @@ def payload_of(tensor, value):  # type: ignore[no-untyped-def]
     else:
         plain = flat.astype(_TYPES[parts["elements"]["datatype"]]).tobytes()
     if rules["packed_in"] == "zstd":
-        return zstandard.ZstdCompressor(level=3).compress(plain)
+        plain = zstandard.ZstdCompressor(level=3).compress(plain)
     if rules["packed_in"] == "lz4":
-        return len(plain).to_bytes(4, "little") + lz4.block.compress(plain, store_size=False)
-    return plain
+        plain = len(plain).to_bytes(4, "little") + lz4.block.compress(plain, store_size=False)
+    return bytes(plain)
 
 
 def main(address: str, folder: str, given: str, made: str) -> None:

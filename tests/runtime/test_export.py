@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import torch
 
 from splitnn.cli.main import BAD_INPUT, main
 from splitnn.cost.cost import Cost
-from splitnn.errors import InvalidInput
+from splitnn.errors import EngineMismatch, InvalidInput
 from splitnn.graph.model import Model, Value
 from splitnn.graph.package import save
 from splitnn.planner.plan import Plan
@@ -61,7 +62,7 @@ def test_device_without_our_code_gets_the_whole_models_answer(tmp_path: Path) ->
         for number, name in enumerate(names):
             model = captured(name)
             torch.manual_seed(number)
-            inputs = {key: torch.randn_like(value) for key, value in model.example.items()}  # type: ignore[arg-type]
+            inputs = {key: torch.randn_like(value) for key, value in model.example.items()}
             answer = ask(name, inputs)
             expected = _whole(model, inputs)
             assert set(answer.outputs) == set(expected)
@@ -88,7 +89,7 @@ def test_device_without_our_code_writes_codecs_as_the_manifest_says(tmp_path: Pa
     with _cloud_for(tmp_path) as ask:
         for number, chosen in enumerate(_CODECS):
             torch.manual_seed(number)
-            inputs = {key: torch.randn_like(value) for key, value in model.example.items()}  # type: ignore[arg-type]
+            inputs = {key: torch.randn_like(value) for key, value in model.example.items()}
             answer = ask(chosen, inputs)
             codec = CODECS[chosen]
             shapes = {tensor: tuple(value.shape) for tensor, value in answer.crossed.items()}
@@ -182,6 +183,55 @@ def test_head_is_checked_beside_torch_before_it_is_written(tmp_path: Path, forma
     assert said["model"]["digest"] == model.digest
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="there the head is run beside torch")
+@pytest.mark.parametrize("name", ["chain", "residual", "many_inputs", "integers", "efficientnet_lite0"])
+def test_core_ml_package_computes_the_head_as_its_operators_are_defined(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("coremltools")
+    from tests.runtime.mil import evaluate
+
+    if name == "efficientnet_lite0":
+        model = open_model(name)
+        head = head_before(model, ["classifier._blocks.4"])
+    else:
+        model = captured(name)
+        head = _head_cut(model, len(model.graph) // 2)
+    said = json.loads(export(model, head, tmp_path / "head", format="coreml", name=name).read_text())["head"]
+    assert said["difference_to_torch"] is None
+    assert "nothing that can run it" in said["note"]
+    package = tmp_path / "head" / said["file"]
+    files = {file.relative_to(package).as_posix(): file for file in package.rglob("*") if file.is_file()}
+    assert {each["path"]: each["sha256"] for each in said["files"]} == {
+        path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in files.items()
+    }
+    arrays = {"FLOAT32": torch.float32, "INT32": torch.int32}
+    torch.manual_seed(3)
+    inputs = {
+        key: torch.randint(0, 256, value.shape, dtype=value.dtype) if value.dtype == torch.uint8
+        else torch.rand(value.shape) < 0.5 if value.dtype == torch.bool else torch.randn_like(value)
+        for key, value in model.example.items()
+        if isinstance(value, torch.Tensor)
+    }  # fmt: skip
+    expected = head.stage.run({key: inputs[key] for key in head.stage.inputs})
+    found = evaluate(
+        package, {each["feature"]: inputs[each["name"]].to(arrays[each["array"]]) for each in said["inputs"]}
+    )
+    assert {each["name"] for each in said["outputs"]} == set(expected)
+    for each in said["outputs"]:
+        value, want = found[each["feature"]], expected[each["name"]]
+        assert isinstance(want, torch.Tensor)
+        assert list(want.shape) == each["shape"]
+        assert value.dtype == arrays[each["array"]]
+        torch.testing.assert_close(value.to(want.dtype), want, rtol=1e-4, atol=1e-4 * float(want.double().abs().max()))
+
+
+def test_core_ml_head_is_refused_where_its_arrays_cannot_hold_it(tmp_path: Path) -> None:
+    pytest.importorskip("coremltools")
+    model = captured("masked")
+    with pytest.raises(EngineMismatch, match=r"the head (as|cannot be written as) coreml"):
+        export(model, _head_cut(model, len(model.graph) // 2), tmp_path / "head", format="coreml", name="m")
+    assert not (tmp_path / "head").exists()
+
+
 def test_manifest_names_everything_that_crosses_and_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     model = captured("many_inputs")
@@ -257,7 +307,7 @@ def test_bad_cuts_are_named(tmp_path: Path) -> None:
         head_before(model, ["output"])
     with pytest.raises(InvalidInput, match="no layer on the device"):
         head_of(model, [])
-    with pytest.raises(ValueError, match="there are onnx, executorch, litert"):
+    with pytest.raises(ValueError, match="there are onnx, executorch, litert, coreml"):
         export(model, _head_cut(model, 2), tmp_path, format="tensorrt", name="chain")
 
 
