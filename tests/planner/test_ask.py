@@ -88,7 +88,7 @@ def test_budgets_hold_for_every_sample_and_the_best_plan_within_is_found(seed: i
             assert found.worst.latency_s <= constraints.deadline_s + 1e-15, where
         if constraints.max_bytes is not None:
             assert found.worst.traffic_bytes <= constraints.max_bytes, where
-    assert infeasible > PROBLEMS / 25 and binding > PROBLEMS / 25, f"too loose or too tight: {infeasible}, {binding}"
+    assert infeasible > PROBLEMS / 25 and binding > PROBLEMS / 50, f"too loose or too tight: {infeasible}, {binding}"
 
 
 def test_policies_come_by_accuracy_and_those_over_a_budget_last() -> None:
