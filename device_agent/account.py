@@ -15,6 +15,7 @@ def account(
     choose_s: float = 0.0,
     load: float = 1.0,
     degraded: str = "",
+    late_s: float = 0.0,
     slowdown: float = 1.0,
 ) -> dict[str, Parameter]:
     """The parameters of a finished request of ``load`` examples that followed ``plan``; seconds throughout.
@@ -25,8 +26,9 @@ def account(
     ``head_s`` is this host's first stage, ``local_tail_s`` what it finished for the others; ``network_s`` is neither
     coding nor the far side's work. ``choose_s`` is the part of ``total_s`` that a plan of the request's own took to be
     priced and, the first time, compiled. ``transfer_s`` compares with ``predicted_transfer_s``. ``degraded`` is the
-    reason why the cloud had no part that it should have had, ``emulated_slowdown`` the factor by which time was scaled;
-    both are absent where they do not apply.
+    reason why the cloud had no part that it should have had, ``late_s`` by how much the answer misses the request's
+    deadline (as it leaves here; the way back comes on top), ``emulated_slowdown`` the factor by which time was scaled;
+    each is absent where it does not apply.
     """
     cost = plan.predicted
     handling_s = sum(cost.handling_s)
@@ -62,6 +64,8 @@ def account(
     }
     if degraded:
         parameters["degraded"] = degraded
+    if late_s > 0:
+        parameters["late_s"] = late_s
     if slowdown != 1.0:
         parameters["emulated_slowdown"] = slowdown
     return parameters

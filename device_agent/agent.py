@@ -122,7 +122,8 @@ class Agent:
         Where the model has exits, the first that is sure answers, under the name of the model's last one; outputs that
         are asked for by name are the whole model's. Its parameter ``exits`` says which may (``exits_asked_for``).
         With ``deadline_s``, or where the plan would take longer than the request's deadline leaves, it is answered by
-        the most accurate exits, cut and codecs that are in time (``Timely``; run ``self.timely``).
+        the most accurate exits, cut and codecs that are in time (``Timely``; run ``self.timely``). A last stage that
+        takes longer than predicted is waited for: its answer is late, and says so (``late_s``).
         The answer's parameters are those of ``account``.
         """
         if not is_whole(self._model.graph, request):
@@ -211,6 +212,8 @@ class Agent:
         if reasons := "; ".join(filter(None, (degraded, late))):
             self._instrument.degraded(request_id=request.request_id, reason=reasons)
         total_s = self._clock() - started_s
+        if (late_s := started_s + total_s - deadline_s) > 0:
+            self._instrument.answered_late(request_id=request.request_id, late_s=late_s)
         if is_typical and not degraded and number == self._begun:  # alone from its first to its last moment
             beside_s = total_s - choose_s - sum(progress.stage_s)
             if course.plan.is_local:
@@ -225,6 +228,7 @@ class Agent:
             choose_s=choose_s,
             load=load,
             degraded=reasons,
+            late_s=late_s,
             slowdown=self._slowdown,
         )
         if exits is not None:

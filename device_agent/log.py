@@ -10,7 +10,7 @@ _log = logging.getLogger("device_agent")
 
 
 class Log(Instrument):
-    """One line a change of plan, a degraded request, a recovery."""
+    """One line a change of plan, a degraded or late request, a recovery."""
 
     def plan_changed(self, *, old: str, new: str, reason: str) -> None:
         """See ``Instrument``."""
@@ -19,6 +19,10 @@ class Log(Instrument):
     def degraded(self, *, request_id: str, reason: str) -> None:
         """See ``Instrument``."""
         _log.warning("request %.64r was finished on the device: %s", request_id, reason)
+
+    def answered_late(self, *, request_id: str, late_s: float) -> None:
+        """See ``Instrument``."""
+        _log.warning("request %.64r was answered %.1f ms after its deadline", request_id, late_s * 1e3)
 
     def recovered(self) -> None:
         """See ``Instrument``."""

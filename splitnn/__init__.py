@@ -1,6 +1,7 @@
 """Cut a trained PyTorch model between hosts, and move the cut with the network.
 
-The path: ``capture`` a module, ``profile`` it on every host, ``plan`` for the links at hand, ``split`` it into stages.
+The path: ``capture`` a module (or ``open_model`` one by its name), ``profile`` it on every host, ``plan`` for the links
+at hand, ``split`` it into stages.
 Importing this package imports nothing else; torch is loaded with the first name that needs it.
 """
 
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from splitnn.runtime.stage import Stage as Stage
     from splitnn.runtime.stage import split as split
     from splitnn.transport.local import LocalTransport as LocalTransport
+    from splitnn.zoo.sources import open_model as open_model
 
 _HOME = {
+    "open_model": "splitnn.zoo.sources",
     "capture": "splitnn.graph.capture",
     "Model": "splitnn.graph.model",
     "Graph": "splitnn.graph.graph",

@@ -34,6 +34,9 @@ class Instrument:
     def degraded(self, *, request_id: str, reason: str) -> None:
         """A request is being finished without the next host."""
 
+    def answered_late(self, *, request_id: str, late_s: float) -> None:
+        """A request's answer misses its deadline by so much."""
+
     def recovered(self) -> None:
         """The next host answers again."""
 

@@ -30,7 +30,13 @@ ONE_AT_A_TIME = {
 }
 """Files whose tests start several programs or shape links: with two of them at once, each would measure the other."""
 
-MODELS_OF_THE_ZOO = {"tests/runtime/test_every_cut.py", "tests/transport/test_every_cut_over_grpc.py"}
+MODELS_OF_THE_ZOO = {
+    "tests/experiments/test_codec_experiment.py",
+    "tests/planner/test_zoo_plans.py",
+    "tests/runtime/test_every_cut.py",
+    "tests/transport/test_every_cut_over_grpc.py",
+    "tests/zoo/test_squeezed.py",
+}
 """Files that capture the same large models (``tests.models.captured_real``), which takes longer than what they test."""
 
 

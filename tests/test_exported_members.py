@@ -11,9 +11,9 @@ import pytest
 
 import splitnn
 
-# In the order of use: capture, profile, plan, split, run; each verb with the values that it makes.
+# In the order of use: open or capture, profile, plan, split, run; each verb with the values that it makes.
 PUBLIC_NAMES = [
-    *("capture", "Model", "Graph"),
+    *("open_model", "capture", "Model", "Graph"),
     *("profile", "Profile", "Host", "Link", "Topology", "estimate", "Cost"),
     *("plan", "Plan", "Objective", "Constraints", "choose", "Choice", "compute_envelope", "Envelope"),
     *("split", "Stage", "ModelHost", "LocalTransport", "Pipeline"),

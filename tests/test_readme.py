@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from splitnn.cost.codec_names import CODEC_NAMES
+
 ROOT = Path(__file__).parents[1]
 _INSTALLERS = ("make", "git", "pip", "cd", "sudo", "apt-get")
 _NUMBER = r"[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?"
@@ -158,6 +160,13 @@ def test_blocks_are_read_as_markdown_shows_them() -> None:
     )
     assert python_steps(text) == [Step(1, "print(1)\n", ("1",))]
     assert console_steps(text) == [Step(9, "echo a \\\n    b", ("a b",)), Step(9, "true", ())]
+
+
+def test_codecs_that_the_readme_names_exist() -> None:
+    section = README.partition("\n## Codecs\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    named = set(re.findall(r"`(\w{2,}[\w.+]*)`", "\n".join(rows)))
+    assert rows and named and not named - CODEC_NAMES
 
 
 def test_readme_links_lead_somewhere() -> None:

@@ -11,14 +11,13 @@ from pathlib import Path
 from experiments.codecs.measure import Case, Point
 from experiments.codecs.statistics import by_origin, wilson
 from experiments.train_bottleneck.unseen_photos import ENOUGH, INSTALL, unseen_photos
-from splitnn import zoo
 from splitnn.graph import package
-from splitnn.graph.capture import capture
 from splitnn.graph.graph import Graph
 from splitnn.graph.model import Model
 from splitnn.tuning.bottleneck import crossing_tensor
 from splitnn.zoo.datasets import fashion_mnist
 from splitnn.zoo.pictures import crops, installed_photos
+from splitnn.zoo.sources import open_model
 from splitnn.zoo.squeezed import notes
 
 LITE0, FASHION = "efficientnet_lite0", "fashion_exits"
@@ -95,14 +94,14 @@ def lite0_table(extent: Extent) -> Table:
     """EfficientNet-Lite0 on crops of every photo that is installed."""
     found = installed_photos()
     origins, pixels = crops(found, height=224, width=224, count=extent.samples, seed=_SEED)
-    case = Case(capture(*zoo.load(LITE0)), pixels, batch=20)
+    case = Case(open_model(LITE0), pixels, batch=20)
     return _table(LITE0, f"{extent.samples} crops of {len(found)} photos", case, extent=extent, origins=origins)
 
 
 def fashion_table(extent: Extent) -> Table:
     """The Fashion-MNIST network on the test images."""
     images, labels = (each[: extent.samples] for each in fashion_mnist("test"))
-    case = Case(capture(*zoo.load(FASHION)), images[..., None], batch=500, labels=labels)
+    case = Case(open_model(FASHION), images[..., None], batch=500, labels=labels)
     return _table(FASHION, f"{len(images)} test images", case, extent=extent)
 
 
@@ -133,13 +132,13 @@ def shipped_points(*, crops_a_photo: int = _CROPS_A_PHOTO) -> tuple[Table, list[
         print(f"only {len(photos)} photos that the bottleneck was not trained on; for more: {INSTALL}", file=sys.stderr)
     count = crops_a_photo * len(photos)
     origins, pixels = crops(photos, height=224, width=224, count=count, seed=_SEED)
-    case = Case(capture(*zoo.load(LITE0)), pixels, batch=20)
+    case = Case(open_model(LITE0), pixels, batch=20)
     counter = Counter("unseen photos")
     images = tuple(case.point(case.whole_input, each, alone=count) for each in counter.through(UNSEEN_IMAGES))
     print(file=sys.stderr)
     table = Table(f"{LITE0}, unseen", f"{count} crops of {len(photos)} photos", (), images, 1.0, tuple(origins), case)
     rates = counter.through(list(notes().rates), at="its cut")
-    return table, [bottleneck_point(capture(*zoo.load(name)), name, table, alone=count) for name in rates]
+    return table, [bottleneck_point(open_model(name), name, table, alone=count) for name in rates]
 
 
 def bottleneck_point(version: Model, name: str, table: Table, *, alone: int = _ALONE) -> Point:

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.doubts import doubts
+from splitnn.cli.policies import NOT_USED
 from splitnn.cli.two_hosts import TwoHosts, add_two_hosts, open_two_hosts
 from splitnn.cli.wording import PART_NAMES, format_amount, format_bytes, format_seconds
 from splitnn.cost.network import format_rate
@@ -24,10 +25,10 @@ ratio to the way up); at the end stands how far the profiles are to be trusted.
   splitnn explain efficientnet_lite0 --device device.json --cloud cloud.json --link 2Mbps/40ms --codecs all --json
   splitnn explain efficientnet_lite0 --device raspberry-pi-4 --cloud cloud.json --link 10Mbps/20ms --objective energy \\
       --deadline 150ms --private
+
+Of a model with early exits it says which host decides each, how many samples leave there and after how long, what any
+other way to ask them would cost, and the bandwidths at which the choice changes.
 """
-
-
-_NO_EXITS = "without its exits: `splitnn plan` and `splitnn envelope` ask them, and say what each way to do so costs"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -47,6 +48,12 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decide, weigh and print."""
     given = open_two_hosts(args)
+    if given.exits is not None:
+        from splitnn.cli import exit_reasons
+
+        if (why := exit_reasons.reasons(given)) is not None:
+            print(json.dumps(exit_reasons.to_json(given, why)) if args.json else exit_reasons.report(given, why))
+            return 0
     from splitnn.cli.weighing import weigh
 
     found = weigh(given)
@@ -126,7 +133,7 @@ def _report(given: TwoHosts, found: Weighing) -> str:
     round_trip = format_seconds(up.latency_s + down.latency_s)
     lines = [
         f"{given.name} ({given.digest[:12]}), {rates}, round trip {round_trip}: plan {found.plan.id}",
-        *([_NO_EXITS] if given.exits is not None else []),
+        *([f"its {NOT_USED}"] if given.exits is not None else []),
         *_costs(given, found),
         *_constraints(given, found),
         *_changes(given, found),

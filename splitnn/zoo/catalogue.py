@@ -164,7 +164,8 @@ def models() -> list[Entry]:
 def load(name: str) -> Example:
     """Make the zoo's model of this name: the module in eval mode, and example inputs of batch 1.
 
-    A vision model's example input is a real photo. Random weights are the same on every call.
+    A vision model's example input is a real photo. Random weights are the same on every call. A module knows nothing of
+    exits or of what it was made of: ``splitnn.open_model`` gives the captured model with both.
 
     Raises:
         UnknownModel: the zoo has no such model, or the package that holds it is not installed.

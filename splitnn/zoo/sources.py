@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def open_model(text: str) -> Model:
-    """The model that a user named, captured or loaded.
+    """The model that a user named, captured or loaded, with its exits and its recipe where it has them.
 
     A folder that is called like a model of the zoo needs a ``./`` in front.
 

@@ -186,13 +186,10 @@ def test_a_front_of_two_goals_leaves_exits_out_and_says_so(model: Model, capsys:
     assert "its exits are not used" in capsys.readouterr().out
 
 
-def test_what_explains_a_plan_without_exits_says_so(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_envelope_without_exits_says_so(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     hosts = HOSTS[:4]
-    assert main(["explain", "early", *HOSTS]) == 0
-    assert "without its exits: `splitnn plan`" in capsys.readouterr().out
     assert main(["envelope", "early", *hosts, "--objective", "energy"]) == 0
     assert "its exits are not used" in capsys.readouterr().out
-    assert answer(capsys, "explain", "early", *HOSTS)["leaves_exits_out"]
     assert answer(capsys, "envelope", "early", *hosts, "--objective", "energy")["leaves_exits_out"]
 
 

@@ -15,6 +15,7 @@ from splitnn.cost.network import parse_bytes
 from splitnn.cost.presets import presets
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.graph.model import Model
+from tests.cli.two_host_files import capture_once
 
 FACTORY = """
 import torch
@@ -43,6 +44,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     (place / "goal_models.py").write_text(FACTORY)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)
+        capture_once(patch)
         model = open_model("goal_models:photo")
         for host, seconds in (("device", 8e-3), ("cloud", 1e-3)):
             layers = {layer.name: Timing(seconds, seconds) for layer in model.graph.layers}

@@ -15,6 +15,7 @@ from splitnn.cost.features import features
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.cost.profile_file import write_profile
 from splitnn.graph.model import Model
+from tests.cli.two_host_files import capture_once
 
 FACTORY = """
 import torch
@@ -61,6 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "predict_models.py").write_text(FACTORY)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
+        capture_once(patch)
         for name in ("one", "two", "three", "four", "wanted"):
             write_profile(folder / f"{name}.json", measured(name))
         whole = measured("wanted", host="cloud").scaled(1 / 10)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from splitnn.cli.main import BAD_INPUT, main
 from splitnn.cli.sources import open_model
-from tests.cli.two_host_files import write_profile
+from tests.cli.two_host_files import capture_once, write_profile
 
 FACTORY = """
 import torch
@@ -50,6 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "private_models.py").write_text(FACTORY)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
+        capture_once(patch)
         for name in ("colour", "grey", "signal"):
             model = open_model(f"private_models:{name}")
             for host, slowdown in (("device", 8.0), ("cloud", 1.0)):

@@ -24,6 +24,7 @@ from splitnn.cost.network import Topology
 from splitnn.cost.profile import CodecCost, Profile, Timing
 from splitnn.graph.model import Model
 from splitnn.planner.plan import Plan
+from tests.cli.two_host_files import capture_once
 
 FACTORY = """
 import torch
@@ -64,6 +65,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     (place / "cli_models.py").write_text(FACTORY)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)
+        capture_once(patch)
         model = open_model("cli_models:photo")
         for host, seconds in (("device", 8e-3), ("edge", 2e-3), ("cloud", 1e-3)):
             (place / f"{host}.json").write_text(json.dumps(known_profile(model, host, seconds).to_json()))

@@ -53,7 +53,7 @@ def write_files(place: Path) -> Model:
 def capture_once(patch: pytest.MonkeyPatch) -> None:
     """Commands take the same model from memory: capturing is what they spend most of their time on."""
     once = functools.cache(open_model)
-    for command in ("two_hosts", "plan"):
+    for command in ("plan", "predict", "profile", "two_hosts"):
         patch.setattr(f"splitnn.cli.{command}.open_model", once)
 
 

@@ -16,6 +16,7 @@ import torch
 from device_agent.agent import Agent
 from device_agent.cloud import Cloud
 from device_agent.courses import Courses
+from device_agent.log import Log
 from device_agent.navigator import CLOUD, DEVICE, Navigator, Pin
 from splitnn.cost.bandwidth import LinkEstimator
 from splitnn.cost.network import parse_link
@@ -68,6 +69,7 @@ class Moments(Instrument):
         self.engine = engine
         self.plans: list[str] = []
         self.degradations: list[str] = []
+        self.late_s: list[float] = []
         self.recoveries = 0
 
     def stage_started(self, *, request_id: str, host: str, layers: int) -> None:
@@ -78,6 +80,9 @@ class Moments(Instrument):
 
     def degraded(self, *, request_id: str, reason: str) -> None:
         self.degradations.append(reason)
+
+    def answered_late(self, *, request_id: str, late_s: float) -> None:
+        self.late_s.append(late_s)
 
     def recovered(self) -> None:
         self.recoveries += 1
@@ -193,6 +198,29 @@ def test_pings_beside_the_devices_own_work_do_not_prove_that_the_round_trip_has_
             assert w.cloud.estimator.round_trip_s == pytest.approx(0.08, rel=0.2)
 
     virtually(test)
+
+
+def test_an_answer_after_its_deadline_says_by_how_much_and_one_in_time_says_nothing() -> None:
+    async def test() -> None:
+        async with world(state="dead") as w:
+            now = asyncio.get_running_loop().time
+            takes_s = LAYER_S * len(w.model.graph)
+            assert "late_s" not in (await w.ask(timeout_s=takes_s * 1.5)).parameters
+            assert not w.moments.late_s
+            began_s = now()
+            answer = await w.ask(timeout_s=takes_s / 2, check=False)  # there is nothing shorter than the whole model
+            late_s = now() - began_s - takes_s / 2
+            assert answer.parameters["late_s"] == pytest.approx(late_s, abs=1e-6)
+            assert w.moments.late_s == [answer.parameters["late_s"]]
+            assert late_s >= takes_s / 2 - 1e-6
+
+    virtually(test)
+
+
+def test_the_log_names_a_late_request_and_by_how_much(caplog: pytest.LogCaptureFixture) -> None:
+    Log().answered_late(request_id="r7", late_s=0.0125)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "'r7'" in record.getMessage() and "12.5 ms" in record.getMessage()
 
 
 def test_without_a_cloud_the_device_answers_and_says_why() -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import grpc
@@ -35,7 +35,7 @@ from tests.device_agent.small_net import make
 
 NAME = "small_net"
 SLOWDOWN = 40  # so that a plan depends on the link and not on what else this machine does
-FAST, SLOW = "50Mbps/4ms", "20kbps/4ms"
+FAST = "50Mbps/4ms"
 PATIENCE_S = 60.0  # for what must happen, not for how quickly
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -65,16 +65,45 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 @dataclass
-class Play:
-    """The programs at work."""
+class Cast:
+    """The programs and the link between them."""
 
     scene: Scene
     stack: ExitStack
     server: Program
     link: ProxiedLink
     agent: Program
+
+    def restart_server(self) -> None:
+        self.server = start_server(self.stack, self.scene, self.server.address)
+
+
+@pytest.fixture(scope="module")
+def cast(scene: Scene) -> Iterator[Cast]:
+    """Started once: it takes longer than most of what the tests do with them, which each leaves as it found them."""
+    with ExitStack() as stack:
+        server = start_server(stack, scene, "127.0.0.1:0")
+        link = stack.enter_context(proxied_link(shape_of(FAST)))
+        agent = start_agent(stack, scene, link.address_of(parse_address(server.address)[1]))
+        yield Cast(scene, stack, server, link, agent)
+
+
+@dataclass
+class Play:
+    """The programs at work, seen by an application."""
+
+    cast: Cast
+    agent: Program
     client: GrpcTransport
     answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def scene(self) -> Scene:
+        return self.cast.scene
+
+    @property
+    def link(self) -> ProxiedLink:
+        return self.cast.link
 
     async def ask(self) -> Answer:
         began_s = time.monotonic()
@@ -97,9 +126,6 @@ class Play:
         async with grpc.aio.insecure_channel(self.agent.address) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check
             return int((await check(health_pb2.HealthCheckRequest(service=service), timeout=5)).status)
-
-    def restart_server(self) -> None:
-        self.server = start_server(self.stack, self.scene, self.server.address)
 
 
 @contextmanager
@@ -128,16 +154,15 @@ def agent_options(scene: Scene) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def play(scene: Scene, *, link: str) -> AsyncIterator[Play]:
-    with ExitStack() as stack:
-        server = start_server(stack, scene, "127.0.0.1:0")
-        emulated = stack.enter_context(proxied_link(shape_of(link)))
-        agent = start_agent(stack, scene, emulated.address_of(parse_address(server.address)[1]))
-        client = GrpcTransport(agent.address)
-        try:
-            yield Play(scene, stack, server, emulated, agent, client)
-        finally:
-            await client.close()
+async def play(cast: Cast, *, agent: Program | None = None) -> AsyncIterator[Play]:
+    """Over the fast link, whatever the test before has left; ``agent`` is another one than that of the cast."""
+    cast.link.heal()
+    cast.link.set(**asdict(shape_of(FAST)))
+    client = GrpcTransport((agent or cast.agent).address)
+    try:
+        yield Play(cast, agent or cast.agent, client)
+    finally:
+        await client.close()
 
 
 def perform(test: Callable[[], Awaitable[None]]) -> None:
@@ -155,9 +180,9 @@ def is_degraded(answer: Answer) -> bool:
     return "degraded" in answer.parameters
 
 
-def test_a_link_that_changes_moves_the_cut_there_and_back(scene: Scene) -> None:
+def test_a_link_that_changes_moves_the_cut_there_and_back(cast: Cast) -> None:
     async def test() -> None:
-        async with play(scene, link=FAST) as p:
+        async with play(cast) as p:
             there = await p.until(uses_cloud)
             p.link.set(up_bps=20e3, down_bps=20e3)
             here = await p.until(lambda answer: not uses_cloud(answer) and not is_degraded(answer))
@@ -170,23 +195,23 @@ def test_a_link_that_changes_moves_the_cut_there_and_back(scene: Scene) -> None:
     perform(test)
 
 
-def test_kill_of_the_server_in_the_middle_of_a_request_loses_nothing_and_its_restart_is_noticed(scene: Scene) -> None:
+def test_kill_of_the_server_in_the_middle_of_a_request_loses_nothing_and_its_restart_is_noticed(cast: Cast) -> None:
     async def test() -> None:
-        async with play(scene, link=FAST) as p:
+        async with play(cast) as p:
             await p.until(uses_cloud)
             assert await p.health(CLOUD_HEALTH) == health_pb2.HealthCheckResponse.SERVING
             p.link.set(rtt_s=2.0)  # requests are under way for long enough to be hit
             under_way = [asyncio.create_task(p.ask()) for _ in range(3)]
             await asyncio.sleep(1)
-            os.kill(p.server.process.pid, signal.SIGKILL)
-            p.server.process.wait()
+            os.kill(cast.server.process.pid, signal.SIGKILL)
+            cast.server.process.wait()
             p.link.set(rtt_s=0.004)
             await asyncio.gather(*under_way)
             degraded = await p.until(is_degraded)
             assert not uses_cloud(degraded)
             assert await p.health("") == health_pb2.HealthCheckResponse.SERVING
             assert await p.health(CLOUD_HEALTH) == health_pb2.HealthCheckResponse.NOT_SERVING
-            p.restart_server()
+            cast.restart_server()
             await p.until(uses_cloud)
             assert await p.health(CLOUD_HEALTH) == health_pb2.HealthCheckResponse.SERVING
 
@@ -194,15 +219,15 @@ def test_kill_of_the_server_in_the_middle_of_a_request_loses_nothing_and_its_res
 
 
 @pytest.mark.parametrize("trouble", ["black hole", "stopped server", "reset"])
-def test_a_silent_or_broken_way_costs_no_request_and_heals_by_itself(scene: Scene, trouble: str) -> None:
+def test_a_silent_or_broken_way_costs_no_request_and_heals_by_itself(cast: Cast, trouble: str) -> None:
     async def test() -> None:
-        async with play(scene, link=FAST) as p:
+        async with play(cast) as p:
             await p.until(uses_cloud)
             match trouble:
                 case "black hole":
                     p.link.block()
                 case "stopped server":
-                    os.kill(p.server.process.pid, signal.SIGSTOP)
+                    os.kill(cast.server.process.pid, signal.SIGSTOP)
                 case _:
                     p.link.abort()
             try:
@@ -211,25 +236,28 @@ def test_a_silent_or_broken_way_costs_no_request_and_heals_by_itself(scene: Scen
                     assert await p.health(CLOUD_HEALTH) == health_pb2.HealthCheckResponse.NOT_SERVING
             finally:
                 p.link.heal()
-                os.kill(p.server.process.pid, signal.SIGCONT)
+                os.kill(cast.server.process.pid, signal.SIGCONT)
             await p.until(uses_cloud)
 
     perform(test)
 
 
-def test_sigterm_answers_what_is_under_way_and_ends_with_status_0(scene: Scene) -> None:
-    async def test() -> None:
-        async with play(scene, link=FAST) as p:
+def test_sigterm_answers_what_is_under_way_and_ends_with_status_0(cast: Cast) -> None:
+    async def test(agent: Program) -> None:
+        async with play(cast, agent=agent) as p:
             await p.until(uses_cloud)
             p.link.set(rtt_s=1.0)
             under_way = [asyncio.create_task(p.ask()) for _ in range(3)]
             await asyncio.sleep(0.3)
-            p.agent.process.send_signal(signal.SIGTERM)
+            agent.process.send_signal(signal.SIGTERM)
             await asyncio.gather(*under_way)
-            status = await asyncio.to_thread(p.agent.process.wait, 30)
+            status = await asyncio.to_thread(agent.process.wait, 30)
             assert status == 0
 
-    perform(test)
+    with ExitStack() as stack:
+        far = cast.link.address_of(parse_address(cast.server.address)[1])
+        agent = start_agent(stack, cast.scene, far)
+        perform(lambda: test(agent))
 
 
 def test_an_agent_that_starts_first_answers_alone_and_uses_the_server_once_it_is_there(scene: Scene) -> None:

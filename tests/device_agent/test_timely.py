@@ -78,11 +78,16 @@ def test_without_a_cloud_the_deepest_exit_in_time_answers_and_the_answer_is_mark
     hurried(test, state="dead")
 
 
-def test_where_nothing_is_in_time_the_answer_says_so() -> None:
+def test_where_nothing_is_in_time_the_answer_says_so_and_by_how_much_it_is_late() -> None:
     async def test(w: World) -> None:
         await made_ready(w)
-        answer = await ask(w, kind_of(w.model, "exit3"), timeout_s=30, deadline_s=str(head_s(w.model, "exit1") * 0.95))
+        now = asyncio.get_running_loop().time
+        wanted_s, began_s = head_s(w.model, "exit1") * 0.95, now()
+        answer = await ask(w, kind_of(w.model, "exit3"), timeout_s=30, deadline_s=str(wanted_s))
         assert "no way to answer is in time" in str(answer.parameters["degraded"])
+        assert answer.parameters["late_s"] == pytest.approx(now() - began_s - wanted_s, abs=1e-6)
+        answer = await ask(w, kind_of(w.model, "exit3"), timeout_s=30, deadline_s="20")
+        assert "late_s" not in answer.parameters
 
     hurried(test, state="dead")
 

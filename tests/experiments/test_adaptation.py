@@ -196,9 +196,9 @@ def test_traces_are_scaled_and_no_faster_than_links_are_emulated_to(tmp_path: Pa
 @pytest.mark.slow
 def test_agent_and_fixed_plans_answer_over_a_trace(tmp_path: Path) -> None:
     trace = tmp_path / "steps"
-    trace.write_text("0 20\n2 0.6\n4 20\n")
+    trace.write_text("0 20\n1.5 0.6\n3 20\n")
     command = [
-        sys.executable, "-m", "experiments.adaptation", "--trace", str(trace), "--seconds", "4", "--model",
+        sys.executable, "-m", "experiments.adaptation", "--trace", str(trace), "--seconds", "3", "--model",
         "squeezenet1_1", "--profiling-s", "1", "--device-share", "0.3", "--server-share", "0.6", "--codecs", "raw,int8",
         "--rounds", "1",
         "--output", str(tmp_path / "out"), "--json", str(tmp_path / "figures.json"),

@@ -19,6 +19,7 @@ from splitnn import zoo
 from splitnn.graph.capture import capture
 from splitnn.transport.codec import codec
 from splitnn.transport.image import ImageCodec
+from tests.models import captured_real
 
 
 def a_point(size: float, share: float) -> Point:
@@ -166,7 +167,8 @@ def test_photos_that_a_bottleneck_was_trained_on_are_no_unseen_ones() -> None:
         unseen_photos(found)
 
 
-def test_headline_of_the_bottleneck_that_comes_with_splitnn_is_a_number() -> None:
+def test_headline_of_the_bottleneck_that_comes_with_splitnn_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.codecs.tables.open_model", captured_real)
     table, points = shipped_points(crops_a_photo=1)
     found = learned_ratio([(table, point) for point in points])
     assert math.isfinite(found["learned_vs_jpeg_bytes"])

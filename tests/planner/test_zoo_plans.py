@@ -17,11 +17,11 @@ from splitnn.cost.estimate import codec_options, tabulate
 from splitnn.cost.features import features
 from splitnn.cost.network import Link, Topology
 from splitnn.cost.profile import CodecCost, Profile, Timing
-from splitnn.graph.capture import capture
 from splitnn.graph.graph import Graph
 from splitnn.planner.envelope import compute_envelope
 from splitnn.planner.min_cut import plan
 from splitnn.planner.rates import RateProblem
+from tests.models import captured_real
 from tests.planner.zoo_graphs import zoo_graphs
 
 CODECS = ("raw", "int8")
@@ -103,7 +103,7 @@ def test_every_graph_of_the_file_is_of_a_model_of_the_zoo() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["squeezenet1_1", "efficientnet_lite0"])
 def test_the_file_holds_what_capture_makes(name: str) -> None:
-    assert capture(*zoo.resolve(name)).graph == zoo_graphs()[name]
+    assert captured_real(name).graph == zoo_graphs()[name]
 
 
 @cache

@@ -22,7 +22,8 @@ def test_every_cut_of_a_tiny_model_is_bit_identical(name: str, seed: int) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_sampled_cuts_of_a_real_model_are_bit_identical(name: str, seed: int) -> None:
-    verdict = check(captured_real(name), random_cuts=4, seed=seed, budget_s=4)
+    # evenly spaced cuts are the same in every run; the random ones are others each time
+    verdict = check(captured_real(name), random_cuts=6, seed=seed, budget_s=2)
     assert verdict.passed, verdict
     assert verdict.layers > 15
 

@@ -7,6 +7,7 @@ from importlib import resources
 import pytest
 import torch
 
+import splitnn
 from splitnn import zoo
 from splitnn.cost.accuracy import policy_drop
 from splitnn.graph.model import Model
@@ -15,12 +16,11 @@ from splitnn.runtime.verify import check
 from splitnn.tuning.evaluation import values_on
 from splitnn.zoo.datasets import Samples
 from splitnn.zoo.fashion import WEIGHTS, sample_images
-from splitnn.zoo.sources import open_model
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return open_model("fashion_exits")
+    return splitnn.open_model("fashion_exits")
 
 
 def test_checkpoint_stays_below_a_megabyte() -> None:

@@ -23,20 +23,20 @@ from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder
 from splitnn.zoo.catalogue import recipe
 from splitnn.zoo.datasets import part_of
 from splitnn.zoo.pictures import crops
-from splitnn.zoo.sources import open_model
 from splitnn.zoo.squeezed import BASE, NOTES, WEIGHTS, notes, trained_bottleneck
+from tests.models import captured_real
 
 NAMES = ("efficientnet_lite0_bottleneck", "efficientnet_lite0_bottleneck_x2", "efficientnet_lite0_bottleneck_x4")
 
 
 @pytest.fixture(scope="module")
 def versions() -> dict[str, Model]:
-    return {name: open_model(name) for name in NAMES}
+    return {name: captured_real(name) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
 def base() -> Model:
-    return open_model(BASE)
+    return captured_real(BASE)
 
 
 def test_weights_stay_below_half_a_megabyte_and_notes_say_how_to_make_them_again() -> None:
