@@ -9,8 +9,9 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+from splitnn.cli.asking import weigh_policies
 from splitnn.cli.doubts import doubts
-from splitnn.cli.policies import in_time, pins_of
+from splitnn.cli.policies import pins_of
 from splitnn.cli.two_hosts import TwoHosts
 from splitnn.cli.wording import format_bytes, format_seconds
 from splitnn.cost.expected import expected_cost
@@ -80,8 +81,8 @@ def reasons(given: TwoHosts) -> Reasons | None:
     graph, profiles, topology = given.graph, given.profiles, given.topology
     deadline_s = given.goals.constraints.deadline_s
     codecs, mode = given.codecs, given.mode
-    chosen, *others = in_time(
-        given.exits, graph, profiles, topology, codecs=codecs, mode=mode, pins=pins, deadline_s=deadline_s
+    chosen, *others = weigh_policies(
+        given.exits, graph, profiles, topology, goals=given.goals, codecs=codecs, mode=mode
     )
     found = compute_deadline_map(
         graph,
@@ -182,7 +183,7 @@ def to_json(given: TwoHosts, found: Reasons) -> dict[str, Any]:
                 "more": list(each.more),
                 "quicker": [list(stretch) for stretch in each.quicker],
                 "in_time_from_bps": each.needed_bps if each.needed_bps != math.inf else None,
-                "late": _is_late(each.weighed, given),
+                "late": not each.weighed.is_within,
             }
             for each in found.rivals
         ],
@@ -258,7 +259,7 @@ def _rivals(given: TwoHosts, found: Reasons) -> list[str]:
     lines.append(f"  {'exits asked':<{width}}       accuracy          mean         worst")
     for title, each in zip(titles, found.rivals, strict=True):
         its, notes = each.weighed, [f"one exit {'more' if each.more else 'less'}"] if _differ_in_one(each) else []
-        if _is_late(its, given):
+        if not its.is_within:
             never = each.needed_bps is None or each.needed_bps == math.inf
             notes.append("late at any bandwidth" if never else f"late; in time from {_rate(each.needed_bps)} on")
         notes += [f"quicker in the mean {_between(*stretch)}" for stretch in each.quicker]
@@ -289,11 +290,6 @@ def _choices(given: TwoHosts, found: Reasons) -> list[str]:
 
 def _differ_in_one(rival: Rival) -> bool:
     return len(rival.less) + len(rival.more) == 1
-
-
-def _is_late(weighed: Weighed, given: TwoHosts) -> bool:
-    deadline_s = given.goals.constraints.deadline_s
-    return deadline_s is not None and weighed.worst.latency_s > deadline_s
 
 
 def _title(exits: Exits) -> str:

@@ -15,8 +15,8 @@ from splitnn.graph.graph import Graph
 from splitnn.planner.line import Line, parse_line, print_line
 
 Mode = Literal["exact", "fast"]
-"""exact: every tensor is bit-identical to the whole model's, the logits of its exits included, whichever of them answers;
-fast: a lossy codec, or a host whose profile is of another engine."""
+"""exact: every tensor is bit-identical to the whole model's, the logits of its exits included, whichever of them
+answers; fast: a lossy codec, or a host whose profile is of another engine."""
 
 LOSSLESS = frozenset({"raw", "raw+fast", "zstd", "lz4", "shuffle+zstd", "mask", "mask+zstd", "entropy", "png", "webp"})
 """Codecs that an exact plan may use."""
