@@ -75,8 +75,8 @@ def calibrate(
     and those of every way to ask them stand beside (``Calibration.exits``).
 
     Raises:
-        InvalidInput: the data do not fit the model, or it answers NaN.
-        ValueError: a tensor does not exist or does not suffice for the answer, or the model has no single answer.
+        InvalidInput: the data do not fit the model, it answers NaN, or it has no single answer.
+        ValueError: a tensor does not exist or does not suffice for the answer (``read_beside``).
     """
     check_data(model, data)
     answer = answer_of(model) if answer is None else answer

@@ -73,9 +73,8 @@ def ground(
     """Run the model on both parts of the data.
 
     Raises:
-        InvalidInput: the data do not fit the model.
-        ValueError: the model has no single answer, the tensor does not suffice for it (``read_beside``), or it has no
-            planes.
+        InvalidInput: the data do not fit the model, or it has no single answer.
+        ValueError: the tensor does not suffice for the answer (``read_beside``), or has no planes.
     """
     answer = answer_of(model) if answer is None else answer
     answers, planes = answer.output, planes_of(model.graph, tensor)
