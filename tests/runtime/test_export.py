@@ -27,7 +27,8 @@ from splitnn.graph.model import Model, Value
 from splitnn.graph.package import save
 from splitnn.planner.plan import Plan
 from splitnn.proto import open_inference_pb2
-from splitnn.runtime.export import FORMATS, export, head_before, head_of
+from splitnn.runtime.export import export, head_before, head_of
+from splitnn.runtime.head_formats import FORMATS
 from splitnn.runtime.host import ModelHost
 from splitnn.runtime.inputs import admit
 from splitnn.runtime.stage import stage
