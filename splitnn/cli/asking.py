@@ -75,8 +75,8 @@ def weigh_policies(
     if not found[0].is_within:
         nearest = min(found, key=lambda each: each.excess)
         raise InfeasiblePlan(
-            f"no choice of exits {_within(goals, 'keeps')} for every sample; the nearest, "
-            f"{_title(nearest)}, takes {_uses(nearest, goals)}",
+            f"no choice of exits {within(goals, 'keeps')} for every sample; the nearest, "
+            f"{_title(nearest)}, takes {uses(nearest, goals)}",
             nearest.plan,
         )
     return found
@@ -87,12 +87,13 @@ def has_budgets(goals: Goals) -> bool:
     return bool(goals.constraints.unbounded())
 
 
-def _within(goals: Goals, verb: str) -> str:
+def within(goals: Goals, verb: str) -> str:
+    """Keeping all that is limited, as text."""
     names = list(goals.constraints.unbounded())
     return f"{verb} {' and '.join(names)}"
 
 
-def _uses(weighed: Weighed, goals: Goals) -> str:
+def uses(weighed: Weighed, goals: Goals) -> str:
     """What a sample takes that leaves last, of all that is limited."""
     limits, worst = goals.constraints, weighed.worst
     found = []
@@ -121,7 +122,7 @@ def report_plan(name: str, weighed: Sequence[Weighed], *, goals: Goals, limit: f
         lines.append(f"{kind} that loses at most {limit:.2%} with its exits and codecs")
     if has_budgets(goals):
         kind = "and" if limit is not None else "the most accurate"
-        lines.append(f"{kind} in which every sample {_within(goals, 'keeps')}: {_uses(best, goals)}")
+        lines.append(f"{kind} in which every sample {within(goals, 'keeps')}: {uses(best, goals)}")
     titles = [_title(each) for each in weighed]
     width = max(len("exits asked"), *map(len, titles))
     worth = "" if objective.is_latency else f"{objective.name:>16}"
@@ -140,6 +141,9 @@ def report_plan(name: str, weighed: Sequence[Weighed], *, goals: Goals, limit: f
         lines.append(f"{host}: {len(layers)} layers, {seconds * 1e3:.2f} ms in the mean")
     crossing = ", ".join(f"{t} as {codec}" for hop in best.plan.hops for t, codec in hop.items())
     lines.append(f"unsure samples go on as {crossing}" if crossing else "nothing is sent")
+    if len(weighed) > 1 and len(best.exits.exits) < max(len(each.exits.exits) for each in weighed):
+        names = ",".join(each.name for each in best.exits.exits)
+        lines.append(f"the line below does not say which exits: a request asks for these with exits={names}")
     if goals.are_stated:
         lines += describe(best.choice, goals)
     return "\n".join([*lines, str(best.plan)])

@@ -52,49 +52,50 @@ class Reasons:
     chosen: Weighed
     asked: tuple[Asked, ...]
     rivals: tuple[Rival, ...]  # those that differ in one exit first
-    choices: tuple[PolicyPlan, ...]  # what to do at each bandwidth at which anything is in time, ascending
+    choices: tuple[PolicyPlan, ...] | None  # what to do at each bandwidth at which anything is in time, where known
 
     def here(self, bandwidth_bps: float) -> PolicyPlan | None:
         """What to do at that bandwidth."""
-        return next((each for each in self.choices if each.low_bps <= bandwidth_bps <= each.high_bps), None)
+        return next((each for each in self.choices or () if each.low_bps <= bandwidth_bps <= each.high_bps), None)
 
 
-def reasons(given: TwoHosts) -> Reasons | None:
-    """Those of the plan that `plan` takes; None without exits, or where these cannot be planned for the goals.
+def reasons(given: TwoHosts, exits: Exits) -> Reasons:
+    """Those of the plan that `plan` takes for a model with these exits.
 
-    Without a deadline the model's own way to ask is followed at any bandwidth, and only its plan changes. The way down
-    keeps its ratio to the way up.
+    Without a budget the model's own way to ask is followed at any bandwidth, and only its plan changes. The way down
+    keeps its ratio to the way up. What other bandwidths would change is known for latency, a deadline and layers kept
+    on one host; for other goals nothing is said of them.
 
     Raises:
-        InfeasiblePlan: no way to ask the exits is in time.
+        InfeasiblePlan: no way to ask the exits keeps the budgets.
     """
-    pins = None if given.exits is None else pins_of(given.goals, given.graph, given.topology)
-    if given.exits is None or pins is None or not given.goals.objective.is_latency:
-        return None
     graph, profiles, topology = given.graph, given.profiles, given.topology
     deadline_s = given.goals.constraints.deadline_s
     codecs, mode = given.codecs, given.mode
-    chosen, *others = weigh_policies(
-        given.exits, graph, profiles, topology, goals=given.goals, codecs=codecs, mode=mode
-    )
-    found = compute_deadline_map(
-        graph,
-        profiles,
-        topology,
-        policies=every_policy(given.exits),
-        codecs=codecs,
-        mode=mode,
-        pins=pins,
-        low_bps=LOW_BPS,
-        high_bps=HIGH_BPS,
-        varying="both",
-    )
+    chosen, *others = weigh_policies(exits, graph, profiles, topology, goals=given.goals, codecs=codecs, mode=mode)
+    found = None
+    if (pins := pins_of(given.goals, graph, topology)) is not None:
+        found = compute_deadline_map(
+            graph,
+            profiles,
+            topology,
+            policies=every_policy(exits),
+            codecs=codecs,
+            mode=mode,
+            pins=pins,
+            low_bps=LOW_BPS,
+            high_bps=HIGH_BPS,
+            varying="both",
+        )
     rivals = [_rival(each, chosen, found, deadline_s) for each in others]
+    choices: tuple[PolicyPlan, ...] | None = None
+    if found is not None:
+        choices = tuple(found.of(chosen.exits)[0] if deadline_s is None else found.choices(deadline_s))
     return Reasons(
         chosen=chosen,
         asked=_asked(given, chosen),
         rivals=tuple(sorted(rivals, key=lambda rival: len(rival.less) + len(rival.more))),
-        choices=found.of(chosen.exits)[0] if deadline_s is None else tuple(found.choices(deadline_s)),
+        choices=choices,
     )
 
 
@@ -104,7 +105,7 @@ def _asked(given: TwoHosts, chosen: Weighed) -> tuple[Asked, ...]:
         leaves = tuple(other in (at, len(exits.exits) - 1) for other in range(len(exits.exits)))
         alone = Exits(exits.exits, (Tally(leaves, leaves, 1),), exits.against, exits.data)
         cost = expected_cost(
-            given.graph, chosen.plan.placement, given.profiles, given.topology, exits=alone, codecs=given.codecs
+            given.graph, chosen.plan.placement, given.profiles, given.topology, exits=alone, codecs=chosen.plan.codecs
         )
         left = exits.left[at]
         found.append(
@@ -120,14 +121,14 @@ def _asked(given: TwoHosts, chosen: Weighed) -> tuple[Asked, ...]:
     return tuple(found)
 
 
-def _rival(weighed: Weighed, chosen: Weighed, found: DeadlineMap, deadline_s: float | None) -> Rival:
+def _rival(weighed: Weighed, chosen: Weighed, found: DeadlineMap | None, deadline_s: float | None) -> Rival:
     own, its = ([each.name for each in w.exits.exits] for w in (chosen, weighed))
     return Rival(
         weighed=weighed,
         less=tuple(name for name in own if name not in its),
         more=tuple(name for name in its if name not in own),
-        quicker=quicker(found.of(weighed.exits)[0], found.of(chosen.exits)[0]),
-        needed_bps=None if deadline_s is None else found.needed_bps(weighed.exits, deadline_s),
+        quicker=() if found is None else quicker(found.of(weighed.exits)[0], found.of(chosen.exits)[0]),
+        needed_bps=None if found is None or deadline_s is None else found.needed_bps(weighed.exits, deadline_s),
     )
 
 

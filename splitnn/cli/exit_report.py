@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from splitnn.cli.asking import has_budgets, uses, within
 from splitnn.cli.doubts import doubts
 from splitnn.cli.exit_reasons import HIGH_BPS, LOW_BPS, Asked, Reasons, Rival
+from splitnn.cli.goals import describe
 from splitnn.cli.two_hosts import TwoHosts
 from splitnn.cli.wording import format_bytes, format_seconds
 from splitnn.cost.network import format_rate
@@ -51,7 +53,9 @@ def to_json(given: TwoHosts, found: Reasons) -> dict[str, Any]:
         "choices": [
             choice.to_json() | {"exits": [each.name for each in choice.exits.exits], "accuracy": choice.exits.accuracy}
             for choice in found.choices
-        ],
+        ]
+        if found.choices is not None
+        else None,
         "doubts": doubts(given.profiles),
     }
 
@@ -63,12 +67,13 @@ def _way_json(weighed: Weighed) -> dict[str, Any]:
         "mean_s": weighed.mean.latency_s,
         "worst_s": weighed.worst.latency_s,
         "sent_bytes": weighed.mean.sent_bytes,
+        "value": weighed.choice.value,
     }
 
 
 def report(given: TwoHosts, found: Reasons) -> str:
     """The same as lines."""
-    chosen, deadline_s = found.chosen, given.goals.constraints.deadline_s
+    chosen = found.chosen
     exits, mean = chosen.exits, chosen.mean
     up, down = given.topology.up[0], given.topology.down[0]
     rates = format_rate(up.bandwidth_bps)
@@ -76,8 +81,8 @@ def report(given: TwoHosts, found: Reasons) -> str:
         rates += f" up, {format_rate(down.bandwidth_bps)} down"
     trip = format_seconds(up.latency_s + down.latency_s)
     why = "as the model says"
-    if deadline_s is not None:
-        why = f"the most accurate way in which every sample is answered within {format_seconds(deadline_s)}"
+    if has_budgets(given.goals):
+        why = f"the most accurate way in which every sample {within(given.goals, 'keeps')}: {uses(chosen, given.goals)}"
     handling_s = sum(mean.handling_s)
     parts = [f"{host} {seconds * 1e3:.2f}" for host, seconds in zip(chosen.plan.hosts, mean.compute_s, strict=True)]
     parts += [f"transfer {(mean.transfer_s - handling_s) * 1e3:.2f}", f"handling {handling_s * 1e3:.2f}"]
@@ -87,6 +92,7 @@ def report(given: TwoHosts, found: Reasons) -> str:
         f"judged by {exits.against} on {exits.samples} samples of {exits.data}: {exits.accuracy:.2%} right",
         f"mean {mean.latency_s * 1e3:.2f} ms ({', '.join(parts)}; {format_bytes(mean.sent_bytes)} sent), "
         f"worst {chosen.worst.latency_s * 1e3:.2f} ms",
+        *(describe(chosen.choice, given.goals) if given.goals.are_stated else []),
         *_exits(found.asked),
         *_rivals(given, found),
         *_choices(given, found),
@@ -117,17 +123,23 @@ def _rivals(given: TwoHosts, found: Reasons) -> list[str]:
     chosen, lines = found.chosen, ["asked otherwise, each way with the best plan of its own"]
     titles = [_title(each.weighed.exits) for each in found.rivals]
     width = max(map(len, ("exits asked", *titles)))
-    lines.append(f"  {'exits asked':<{width}}       accuracy          mean         worst")
+    is_latency = given.goals.objective.is_latency
+    worth = "" if is_latency else f"{given.goals.objective.name:>14}"
+    lines.append(f"  {'exits asked':<{width}}       accuracy          mean         worst{worth}")
     for title, each in zip(titles, found.rivals, strict=True):
         its, notes = each.weighed, [f"one exit {'more' if each.more else 'less'}"] if _differ_in_one(each) else []
         if not its.is_within:
-            never = each.needed_bps is None or each.needed_bps == math.inf
-            notes.append("late at any bandwidth" if never else f"late; in time from {_rate(each.needed_bps)} on")
+            if each.needed_bps is None:
+                notes.append(f"over a budget: {uses(its, given.goals)}")
+            else:
+                never = each.needed_bps == math.inf
+                notes.append("late at any bandwidth" if never else f"late; in time from {_rate(each.needed_bps)} on")
+        worth = "" if is_latency or not chosen.choice.value else f"{its.choice.value / chosen.choice.value - 1:+14.1%}"
         notes += [f"quicker in the mean {_between(*stretch)}" for stretch in each.quicker]
         lines.append(
             f"  {title:<{width}}  {100 * (its.exits.accuracy - chosen.exits.accuracy):+6.2f} points"
             f"{1e3 * (its.mean.latency_s - chosen.mean.latency_s):+11.2f} ms"
-            f"{1e3 * (its.worst.latency_s - chosen.worst.latency_s):+11.2f} ms  {', '.join(notes)}".rstrip()
+            f"{1e3 * (its.worst.latency_s - chosen.worst.latency_s):+11.2f} ms{worth}  {', '.join(notes)}".rstrip()
         )
     return lines if found.rivals else ["its only exit can be asked in no other way"]
 
@@ -136,6 +148,8 @@ def _choices(given: TwoHosts, found: Reasons) -> list[str]:
     """What is chosen at other bandwidths."""
     deadline_s, now_bps = given.goals.constraints.deadline_s, given.topology.up[0].bandwidth_bps
     here = found.here(now_bps)
+    if found.choices is None:
+        return ["what other bandwidths would change is known for latency and a deadline alone"]
     if deadline_s is None:
         lines = ["these exits are asked at any bandwidth (with --deadline it decides which); the best plan for them"]
     else:

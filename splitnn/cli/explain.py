@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.doubts import doubts
-from splitnn.cli.policies import NOT_USED
 from splitnn.cli.two_hosts import TwoHosts, add_two_hosts, open_two_hosts
 from splitnn.cli.wording import PART_NAMES, format_amount, format_bytes, format_seconds
 from splitnn.cost.network import format_rate
@@ -51,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     if given.exits is not None:
         from splitnn.cli import exit_reasons, exit_report
 
-        if (why := exit_reasons.reasons(given)) is not None:
-            print(json.dumps(exit_report.to_json(given, why)) if args.json else exit_report.report(given, why))
-            return 0
+        why = exit_reasons.reasons(given, given.exits)
+        print(json.dumps(exit_report.to_json(given, why)) if args.json else exit_report.report(given, why))
+        return 0
     from splitnn.cli.weighing import weigh
 
     found = weigh(given)
@@ -92,7 +91,6 @@ def _json(given: TwoHosts, found: Weighing) -> dict[str, Any]:
         "gap": found.gap,
         "doubts": doubts(given.profiles),
         "thresholds_stated": not found.is_ruled,
-        "leaves_exits_out": given.exits is not None,
     }
 
 
@@ -133,7 +131,6 @@ def _report(given: TwoHosts, found: Weighing) -> str:
     round_trip = format_seconds(up.latency_s + down.latency_s)
     lines = [
         f"{given.name} ({given.digest[:12]}), {rates}, round trip {round_trip}: plan {found.plan.id}",
-        *([f"its {NOT_USED}"] if given.exits is not None else []),
         *_costs(given, found),
         *_constraints(given, found),
         *_changes(given, found),

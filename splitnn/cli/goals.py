@@ -179,7 +179,10 @@ def describe(choice: Choice, goals: Goals) -> list[str]:
     where = choice.plan.hosts[number] if kind == "host" else f"the way {kind} of hop {number + 1}"
     rate = f"{choice.plan.predicted.throughput_rps:.3g} requests a second, {where} is busiest"
     peak = ", ".join(f"{h} {size / 1e6:.3g} MB" for h, size in zip(choice.plan.hosts, choice.peak_bytes, strict=True))
-    lines = [f"objective {name}: {proof}, {choice.cuts} minimum cuts", f"  {rate}; memory: {peak}"]
+    lines = [
+        f"objective {name}: {proof}, {choice.cuts} minimum cut{'' if choice.cuts == 1 else 's'}",
+        f"  {rate}; memory: {peak}",
+    ]
     if "energy" in amounts:
         published = f"by published figures of {goals.power} and {goals.radio}"
         lines.append(f"  {amounts['energy']:.3g} J of the device, modelled and not measured, {published}")

@@ -83,11 +83,10 @@ class Cost:
 
     @property
     def loads_s(self) -> dict[Resource, float]:
-        """Seconds for which one request keeps each resource busy; hosts code what they send and receive themselves.
-
-        Handling is left out: it is done while other requests compute.
-        """
+        """Seconds for which one request keeps each resource busy; hosts code and handle what they send and receive."""
         loads: dict[Resource, float] = {("host", tier): seconds for tier, seconds in enumerate(self.compute_s)}
+        for tier, seconds in enumerate(self.handling_s):
+            loads["host", tier] += seconds
         for transfer in self.transfers:
             loads["host", transfer.hop] += transfer.encode_s
             loads["host", transfer.hop + 1] += transfer.decode_s

@@ -47,8 +47,13 @@ class CostTable:
         """[hop]: round trip and handling at both ends, of placements with any layer beyond the hop."""
         if not self.message_ns:
             return self.round_trip_ns
-        ends = zip(self.message_ns, self.message_ns[1:], self.stage_ns[1:], strict=False)
-        return tuple(trip + sum(ends_ns) for trip, ends_ns in zip(self.round_trip_ns, ends, strict=True))
+        return tuple(trip + sum(self.ends_ns(hop)) for hop, trip in enumerate(self.round_trip_ns))
+
+    def ends_ns(self, hop: int) -> tuple[int, int]:
+        """What messages over a hop cost the host before it, and the one beyond it with its stage."""
+        if not self.message_ns:
+            return 0, 0
+        return self.message_ns[hop], self.message_ns[hop + 1] + self.stage_ns[hop + 1]
 
     def handling_ns(self, used_hops: int, *, stays: bool) -> list[int]:
         """[host]: what stages and messages cost there, given how many hops are used and whether any layer stays."""
@@ -57,8 +62,9 @@ class CostTable:
         found = [0] * len(self.message_ns)
         found[0] = self.request_ns + (self.first_stage_ns if stays else 0)
         for hop in range(used_hops):
-            found[hop] += self.message_ns[hop]
-            found[hop + 1] += self.message_ns[hop + 1] + self.stage_ns[hop + 1]
+            near_ns, far_ns = self.ends_ns(hop)
+            found[hop] += near_ns
+            found[hop + 1] += far_ns
         return found
 
 

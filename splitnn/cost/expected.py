@@ -107,31 +107,13 @@ class ExpectedTable(CostTable):
 
     shares: Shares | None = None
 
-    @property
-    def hop_ns(self) -> tuple[int, ...]:
-        """[hop]: the mean of round trip and handling at both ends."""
-        if not self.message_ns:
-            return self.round_trip_ns
-        return tuple(trip + sum(self._ends_ns(hop)) for hop, trip in enumerate(self.round_trip_ns))
-
-    def handling_ns(self, used_hops: int, *, stays: bool) -> list[int]:
-        """[host]: the mean of what stages and messages cost there."""
-        if not self.message_ns:
-            return []
-        found = [0] * len(self.message_ns)
-        found[0] = self.request_ns + (self.first_stage_ns if stays else 0)
-        for hop in range(used_hops):
-            near_ns, far_ns = self._ends_ns(hop)
-            found[hop] += near_ns
-            found[hop + 1] += far_ns
-        return found
-
-    def _ends_ns(self, hop: int) -> tuple[int, int]:
-        shares = self.shares
-        near, far = self.message_ns[hop], self.message_ns[hop + 1] + self.stage_ns[hop + 1]
-        if shares is None:
-            return near, far
-        return shares.expected(near, shares.hops[hop]), shares.expected(far, shares.hops[hop])
+    def ends_ns(self, hop: int) -> tuple[int, int]:
+        """The mean of what messages over a hop cost at both ends."""
+        near_ns, far_ns = super().ends_ns(hop)
+        if self.shares is None:
+            return near_ns, far_ns
+        paying = self.shares.hops[hop]
+        return self.shares.expected(near_ns, paying), self.shares.expected(far_ns, paying)
 
 
 def deciding_tiers(graph: Graph, exits: Exits, placement: Mapping[str, int]) -> tuple[int, ...]:

@@ -107,11 +107,8 @@ class Metering:
 
     def _handling_j(self, prices: EnergyPrices, hop: int) -> float:
         """What the messages over a hop, and the stage beyond it, cost the device."""
-        if not self.full.message_ns:
-            return 0.0
-        near_s, far_s = (ns * 1e-9 for ns in self.full.message_ns[hop : hop + 2])
-        far_s += self.full.stage_ns[hop + 1] * 1e-9
-        return prices.layer_j(near_s, tier=hop) + prices.layer_j(far_s, tier=hop + 1)
+        near_ns, far_ns = self.full.ends_ns(hop)
+        return prices.layer_j(near_ns * 1e-9, tier=hop) + prices.layer_j(far_ns * 1e-9, tier=hop + 1)
 
     def traffic(self) -> Meter:
         """Bytes over all hops, both ways."""
@@ -153,7 +150,18 @@ class Metering:
             encode_ns = nanoseconds(transfer.encode_s) if transfer.hop == tier else 0
             return encode_ns + (nanoseconds(transfer.decode_s) if transfer.hop + 1 == tier else 0)
 
-        return self._meter(layer=lambda position, at: self._compute[position][at] * (at == tier), transfer=coding)
+        handling = [0] * self.hops  # of messages and of the stage
+        for hop in range(self.hops):
+            handling[hop] = sum(
+                ns * (at == tier) for at, ns in zip((hop, hop + 1), self._table.ends_ns(hop), strict=True)
+            )
+        return self._meter(
+            layer=lambda position, at: self._compute[position][at] * (at == tier),
+            transfer=coding,
+            use=handling,
+            request=0 if tier else self._table.request_ns,
+            first_stage=0 if tier else self._table.first_stage_ns,
+        )
 
     def _up_load(self, hop: int) -> Meter:
         return self._meter(transfer=lambda transfer: nanoseconds(self._mean(transfer).wire_s) * (transfer.hop == hop))

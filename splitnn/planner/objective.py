@@ -26,8 +26,9 @@ METER_UNITS: Mapping[Quantity, Fraction] = {
 class Objective:
     """The weighted sum to make small, each weight for one unit (second, joule, byte, unit of money); or throughput.
 
-    With ``throughput`` the longest time for which a request keeps a host or a link busy is made small; weights are not
-    used then. Of plans that are worth the same, the quicker one is wanted.
+    With ``throughput`` the longest time for which a request keeps a host or a link busy is made small, a host with its
+    layers, codecs, messages and stages; weights are not used then. Of plans that are worth the same, the quicker one is
+    wanted.
 
     Raises:
         ValueError: a weight that is no finite number above 0, an unknown quantity, nothing wanted, or a name that other
