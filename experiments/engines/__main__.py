@@ -31,8 +31,9 @@ from splitnn.graph.graft import tensor_values
 from splitnn.graph.model import Model
 from splitnn.runtime.compiled import ENGINES, difference, installed
 from splitnn.runtime.export import head_before
+from splitnn.tuning.answers import answer_of
 from splitnn.tuning.compress import int8_version
-from splitnn.tuning.drops import answers_of, changes, drop_of
+from splitnn.tuning.drops import drop_of
 from splitnn.tuning.int8 import int8_weights
 from splitnn.zoo.datasets import samples
 from splitnn.zoo.reference import resolve
@@ -230,7 +231,8 @@ def timed(work: Callable[[], object]) -> float:
 def judged(rows: Sequence[Row], model: Model, ways: Mapping[str, Callee], *, count: int) -> list[Row]:
     """The rows of less than float32 with the share of answers that stay torch's."""
     test = samples("photos", model, count=count, part="test")
-    at = model.graph.outputs.index(answers_of(model))
+    answer = answer_of(model)
+    at = model.graph.outputs.index(answer.output)
 
     def answers(way: Callee) -> torch.Tensor:
         with torch.inference_mode():
@@ -240,7 +242,7 @@ def judged(rows: Sequence[Row], model: Model, ways: Mapping[str, Callee], *, cou
     found = []
     for row in rows:
         if "int8" in row.engine or "bfloat16" in row.engine:
-            drop = drop_of(changes(expected, answers(ways[row.engine]), None), test.origins)
+            drop = drop_of(answer.changes(expected, answers(ways[row.engine]), None), test.origins)
             shares = {
                 "agreement": 1 - drop.estimate,
                 "agreement_low": 1 - drop.high,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -14,7 +14,10 @@ from splitnn.cost.profiler import profile
 from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model
 from splitnn.graph.segments import segments
-from splitnn.planner.exits import plan_exits
+from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
+from splitnn.planner.deadlines import every_policy
+from splitnn.planner.exits import ask, plan_exits
+from splitnn.planner.objective import BYTES, LATENCY, THROUGHPUT
 from splitnn.planner.plan import Plan
 from splitnn.runtime.handling import with_handling
 from splitnn.transport.codec import CODECS
@@ -31,7 +34,7 @@ KINDS = ("ours", "planned", "no exits", "edgent", "spinn", "cascade")
 HELD_OUT = 6_000  # the last of the training images, which the network was not trained on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rival:
     """One way: what it does on held-out images, by which it is chosen, and on test images, by which it is judged."""
 
@@ -162,26 +165,63 @@ def cheaper(rival: Rival) -> Iterator[Rival]:
     yield Rival(rival.kind, replace(track, thresholds=limits), replace(rival.test, thresholds=limits))
 
 
-def planned(subject: Subject, link: str) -> Rival:
-    """The planner's choice for the mean latency, from the profile and the link."""
+def planned(subject: Subject, link: str, known: dict[Hashable, Rival]) -> list[Rival]:
+    """What the planner chooses from the profile and the link, the plan that the agent would follow first.
+
+    Then of every choice among the exits the best plan for each objective, with and without the codec of fewest bits
+    (held-out images say later which of these are accurate enough); for bytes the last exit is in the cloud. ``known``
+    keeps what was measured for another link.
+    """
     profiles = {"device": subject.profile.scaled(SLOWDOWN, host="device"), "cloud": subject.profile}
-    plan = plan_for(subject, profiles, link)
+    topology = Topology.chain(["device", "cloud"], [link])
+    graph = subject.model.graph
+    found = [_as_planned(subject, subject.exits, plan_for(subject, profiles, link), known)]
+    last = Constraints(pins={graph.producer[subject.exits.exits[-1].output]: "cloud"})
+    for exits in every_policy(subject.exits):
+        for objective in (LATENCY, THROUGHPUT, BYTES):
+            is_complete = exits.exits[-1].name == subject.exits.exits[-1].name
+            if objective is BYTES and not is_complete:
+                continue
+            for tensor_codecs in (TENSOR_CODECS[:1], TENSOR_CODECS):
+                plan = ask(
+                    graph,
+                    profiles,
+                    topology,
+                    exits=exits,
+                    objective=objective,
+                    constraints=last if objective is BYTES else NO_CONSTRAINTS,
+                    codecs=_usable(subject, tensor_codecs),
+                    mode="fast",
+                ).plan
+                found.append(_as_planned(subject, exits, plan, known))
+    return list(dict.fromkeys(found))
+
+
+def _as_planned(subject: Subject, exits: Exits, plan: Plan, known: dict[Hashable, Rival]) -> Rival:
     codecs = dict(plan.hops[0])
-    found = [
-        bench.track(f"planned: {len(plan.layers[0])} layers here, {codecs}", subject.exits, plan.layers[0], codecs)
-        for bench in (subject.held_out, subject.test)
-    ]
-    return Rival("planned", found[0], found[1])
+    key = tuple(each.name for each in exits.exits), plan.tiers, tuple(codecs.items())
+    if key not in known:
+        label = f"planned: {'+'.join(key[0])}, {len(plan.layers[0])} layers here, {codecs}"
+        held_out, test = (
+            bench.track(label, exits, plan.layers[0], codecs) for bench in (subject.held_out, subject.test)
+        )
+        known[key] = Rival("planned", held_out, test)
+    return known[key]
 
 
 def plan_for(subject: Subject, profiles: Mapping[str, Profile], link: str) -> Plan:
-    """With codecs that lose little at this network's cuts."""
+    """The quickest with the exits as they are and codecs that lose little at this network's cuts."""
+    topology = Topology.chain(["device", "cloud"], [link])
+    codecs = _usable(subject, TENSOR_CODECS[:1])
+    return plan_exits(subject.model.graph, profiles, topology, exits=subject.exits, codecs=codecs, mode="fast")
+
+
+def _usable(subject: Subject, tensor_codecs: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Codecs of the image, and of what crosses where the device decides an exit."""
     graph = subject.model.graph
     crossing = {
         tensor
         for head in heads(subject)[1:-1]
         for tensor in segments(graph, subject.exits, graph.inputs, layers=set(head)).frontier
     }
-    codecs = {**dict.fromkeys(crossing, ("raw", "int8")), graph.inputs[0]: IMAGE_CODECS}
-    topology = Topology.chain(["device", "cloud"], [link])
-    return plan_exits(graph, profiles, topology, exits=subject.exits, codecs=codecs, mode="fast")
+    return {**dict.fromkeys(crossing, ("raw", *tensor_codecs)), graph.inputs[0]: IMAGE_CODECS}

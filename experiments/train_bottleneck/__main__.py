@@ -32,7 +32,6 @@ from splitnn.graph.model import Model
 from splitnn.graph.recipe import Drop, Recipe
 from splitnn.transport.codec import CODECS
 from splitnn.tuning.bottleneck import cut_tensor
-from splitnn.tuning.drops import answers_of
 from splitnn.tuning.fitting import CODEC, Ground, ground, transform_basis
 from splitnn.tuning.sensitivity import answering
 from splitnn.tuning.training import by_count, learned_bottleneck
@@ -143,14 +142,14 @@ def write(bottleneck: Bottleneck, folder: Path, *, block: int, **notes_on_it: An
 
 def verdict(given: Ground, bottleneck: Bottleneck, name: str) -> Verdict:
     """What a bottleneck does to the samples to judge by."""
-    answer = answering(given.model, given.tensor, answers=answers_of(given.model))
+    answer = answering(given.model, given.tensor, answers=given.answer.output)
     sizes: list[int] = []
     nats, same = [], []
     with torch.inference_mode():
         for values, teacher in zip(given.held_out.split(_BATCH), given.held_out_answers.split(_BATCH), strict=True):
             symbols = bottleneck.encoder(values)
             sizes += [len(memoryview(CODECS[CODEC].encode(each))) for each in symbols.split(1)]
-            logits = answer(bottleneck.decoder(symbols))
+            logits = answer(bottleneck.decoder(symbols), {})
             before, after = teacher.log_softmax(1), logits.log_softmax(1)
             nats.append((before.exp() * (before - after)).sum(1))
             same.append(teacher.argmax(1) == logits.argmax(1))

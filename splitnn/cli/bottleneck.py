@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.progress import progress_bar
-from splitnn.cli.sources import MODEL_HELP, open_model
+from splitnn.cli.sources import ANSWER_HELP, COSINE_HELP, MODEL_HELP, open_model
 from splitnn.cost.accuracy import parse_share
 from splitnn.errors import InfeasiblePlan
 
@@ -22,7 +22,8 @@ Grow an encoder and a decoder into MODEL where it may be cut: what crosses is a 
 the codec `entropy` makes smaller still. No labels are needed: the answers of MODEL are the measure. What lies between
 is fitted to one part of the data and judged on photos of another part; each step (of rounding) gives a version, a
 folder under --out that says what it costs and is planned, served and checked like any model. The tensor at the cut is
-(N, C, H, W): tensors of tokens and of recurrent layers are refused.
+float32: an image (N, C, H, W), tokens (N, T, C), a series (N, C, T) or features (N, C). What else crosses there, such
+as the mask of the tokens, is sent as it is.
 
   splitnn bottleneck efficientnet_lite0 --cut classifier._blocks.4 --data photos --patch 2 --out versions
   splitnn bottleneck efficientnet_lite0 --cut classifier._blocks.7 --data photos --method learned --step 0.8 \\
@@ -57,7 +58,7 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         choices=(1, 2, 4),
         default=1,
-        help="side of what is coded together (default 1)",
+        help="side of what is coded together, of tokens their number (default 1)",
     )
     parser.add_argument("--minutes", metavar="M", type=_step, default=10.0, help="of training a step (default 10)")
     parser.add_argument(
@@ -65,6 +66,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--count", metavar="N", type=int, default=800, help="samples to fit to (default 800)")
     parser.add_argument("--held-out", metavar="N", type=int, default=300, help="samples to judge by (default 300)")
+    parser.add_argument("--answer", metavar="TENSOR", help=ANSWER_HELP)
+    parser.add_argument("--cosine", metavar="C", type=float, help=COSINE_HELP)
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of samples and training (default 0)")
     parser.add_argument(
         "--max-accuracy-drop",
@@ -80,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     """Fit, judge, write."""
     limit = math.inf if args.max_accuracy_drop is None else parse_share(args.max_accuracy_drop)
     from splitnn.graph import package
+    from splitnn.tuning.answers import answer_of
     from splitnn.tuning.bottleneck import cut_tensor
     from splitnn.tuning.fitting import ground, transform_versions
     from splitnn.tuning.training import by_clock, by_count, learned_versions
@@ -87,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
     model = open_model(args.model)
     tensor = cut_tensor(model, args.cut)
+    answer = answer_of(model, args.answer, cosine=args.cosine)
     steps = args.step or [0.35, 0.5, 0.7, 1.0]
     targets = {step: args.out / f"{args.method}-{step:g}" for step in steps}
     if taken := [str(path) for path in targets.values() if path.exists()]:
@@ -96,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     written: list[dict[str, Any]] = []
     missed: list[Drop] = []
     with progress_bar("running the model on the data") as progress:
-        given = ground(model, tensor, fit_to=fit_to, judge_by=judge_by, progress=progress)
+        given = ground(model, tensor, fit_to=fit_to, judge_by=judge_by, answer=answer, progress=progress)
         if args.method == "transform":
             made = transform_versions(given, steps=steps, patch=args.patch, seed=args.seed, progress=progress)
         else:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from splitnn.cli.progress import progress_bar
-from splitnn.cli.sources import MODEL_HELP, open_model, open_profile
+from splitnn.cli.sources import ANSWER_HELP, COSINE_HELP, MODEL_HELP, open_model, open_profile
 from splitnn.cost.accuracy import Calibration
 from splitnn.cost.exit_drops import Asked, ExitDrops
 from splitnn.cost.profile_file import write_profile
@@ -39,8 +39,8 @@ are chosen anew, calibrate again.
       --profile device.json
 
 DATA is a folder of images, a .safetensors file with the inputs (and labels), photos, or fashion-mnist. A quarter of the
-photos or rows is for judging, and that quarter is used here. Answers are compared by their largest logit: MODEL has one
-output of logits, or exits.
+photos or rows is for judging, and that quarter is used here. Answers are compared by their largest logit (N, classes);
+of a map (N, C, H, W) or of tokens (N, T, C) at each place, and the share of places counts; embeddings by their cosine.
 """
 
 
@@ -65,6 +65,8 @@ def add_parser(subparsers: Any) -> None:
         "--tensors", metavar="NAMES", help="comma-separated (default: at most ten that a cut may pay at)"
     )
     parser.add_argument("--count", metavar="N", type=int, default=200, help="samples (default 200)")
+    parser.add_argument("--answer", metavar="TENSOR", help=ANSWER_HELP)
+    parser.add_argument("--cosine", metavar="C", type=float, help=COSINE_HELP)
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the choice of samples (default 0)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
@@ -74,10 +76,12 @@ def run(args: argparse.Namespace) -> int:
     """Measure, and write it into the profiles."""
     codecs = _codecs(args.codecs)
     profiles = {path: open_profile(path) for path in args.profile}
+    from splitnn.tuning.answers import answer_of
     from splitnn.tuning.calibration import calibrate
     from splitnn.zoo.datasets import samples
 
     model = open_model(args.model)
+    answer = answer_of(model, args.answer, cosine=args.cosine)
     for found in profiles.values():
         found.check_fits(model.graph, model.digest)
     data = samples(args.data, model, count=args.count, part="test", seed=args.seed)
@@ -90,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
 
     tensors = None if args.tensors is None else args.tensors.split(",")
     with progress_bar("calibrating") as progress:
-        calibration = calibrate(model, data, codecs=codecs, tensors=tensors, progress=progress, refused=refused)
+        calibration = calibrate(
+            model, data, codecs=codecs, tensors=tensors, answer=answer, progress=progress, refused=refused
+        )
     if not any(calibration.tensors.values()):
         why = next(iter(reason for reasons in left_out.values() for reason in reasons.values()), "")
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from splitnn.cli.sources import MODEL_HELP, open_model
+from splitnn.cli.sources import ANSWER_HELP, COSINE_HELP, MODEL_HELP, open_model
 from splitnn.errors import EngineMismatch
 
 _DESCRIPTION = """\
@@ -19,7 +19,8 @@ Make a version of MODEL that is smaller or faster, measure on held-out data what
 in agreement with MODEL), and write it as a package that is checked, profiled, planned and served like any other.
 
 int8      weights and tensors in eight bits, on ranges taken from the data: --engine onnxruntime or openvino computes
-          in int8, at any cut; torch computes the same in floats, slower than MODEL
+          in int8, at any cut; torch computes the same in floats, slower than MODEL; recurrent layers (LSTM, GRU) and
+          embeddings have their weights in eight bits and compute in floats on every engine
 int8-weights  weights only: a quarter of the bytes, at the speed of floats, on every engine
 prune     whole channels are taken out until --flops of the operations are left, then --steps of distillation
 distill   the model --into learns MODEL's answers, in its place: images are resized for it where it wants another size
@@ -66,6 +67,8 @@ def add_parser(subparsers: Any) -> None:
         help="to learn from (default 512), or int8: to take ranges from (default 32)",
     )
     parser.add_argument("--held-out", metavar="N", type=_count, default=256, help="to judge by (default 256)")
+    parser.add_argument("--answer", metavar="TENSOR", help=ANSWER_HELP)
+    parser.add_argument("--cosine", metavar="C", type=float, help=COSINE_HELP)
     parser.add_argument("--seed", metavar="N", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the recipe as JSON")
     parser.set_defaults(run=run)
@@ -74,6 +77,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make it, measure it, write it."""
     from splitnn.graph import package
+    from splitnn.tuning.answers import answer_of
     from splitnn.tuning.compress import (
         Judged,
         distilled_version,
@@ -85,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         with_recipe,
     )
     from splitnn.tuning.drops import drop_figures
+    from splitnn.tuning.int8 import left_in_floats
     from splitnn.tuning.learning import Lessons
     from splitnn.tuning.speed import in_onnxruntime, seconds_of
     from splitnn.zoo.datasets import samples
@@ -96,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise FileExistsError(f"{args.out} exists; give a new folder")
     base = open_model(args.model)
-    student = student_of(base, open_model(args.into)) if args.into else None
+    answer = answer_of(base, args.answer, cosine=args.cosine)
+    student = student_of(base, open_model(args.into), answer) if args.into else None
     usual = _FOR_RANGES if args.method.startswith("int8") else _TO_LEARN_FROM
     count = usual if args.samples is None else args.samples
     train = samples(args.data, base, count=count, part="train", seed=args.seed)
@@ -115,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         def progress(done: float, what: str) -> None:
             bar.update(task, completed=done, description=what)
 
-        judged = Judged.by(base, held_out, progress=progress)
+        judged = Judged.by(base, held_out, answer=answer, progress=progress)
         if args.method == "int8":
             version = int8_version(base, train, until=args.until, progress=progress)
             settings |= {"samples": len(train)}
@@ -123,13 +129,19 @@ def run(args: argparse.Namespace) -> int:
             version = int8_weights_version(base, until=args.until)
         elif args.method == "prune":
             version = pruned_version(
-                base, train, flops=args.flops, until=args.until, lessons=lessons, progress=progress
+                base,
+                train,
+                answer=answer,
+                flops=args.flops,
+                until=args.until,
+                lessons=lessons,
+                progress=progress,
             )
             settings |= {"flops": args.flops, "steps": args.steps, "rate": rate, "samples": len(train)}
         else:
             assert student is not None
-            figures |= drop_figures("untaught", judged.drop(logits_on(student, held_out, progress=progress)))
-            version = distilled_version(base, student, train, lessons=lessons, progress=progress)
+            figures |= drop_figures("untaught", judged.drop(logits_on(student, held_out, answer, progress=progress)))
+            version = distilled_version(base, student, train, answer=answer, lessons=lessons, progress=progress)
             settings |= {"into": student.digest, "steps": args.steps, "rate": rate, "samples": len(train)}
         progress(1.0, "measuring")
         figures |= seconds_of({"base_latency_s": base, "latency_s": version})
@@ -138,6 +150,7 @@ def run(args: argparse.Namespace) -> int:
         except (ModuleNotFoundError, EngineMismatch) as error:
             unmeasured = {"onnxruntime": str(error)}
         made = with_recipe(version, base, judged, method=args.method, settings=settings, figures=figures)
+    floats = left_in_floats(made) if args.method.startswith("int8") and not args.until else {}
     package.save(made, args.out)
     assert made.recipe is not None
     if args.json:
@@ -148,11 +161,14 @@ def run(args: argparse.Namespace) -> int:
                     "digest": made.digest,
                     "recipe": made.recipe.to_json(),
                     "unmeasured": unmeasured,
+                    "left_in_floats": floats,
                 }
             )
         )
     else:
         print(f"{args.out}: {made.digest[:12]}\n  {made.recipe}")
+        for layer, why in floats.items():
+            print(f"  in floats as before: {layer} ({why})")
         for engine, why in unmeasured.items():
             print(f"  no figures of {engine}: {why}")
     return 0

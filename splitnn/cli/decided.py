@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from splitnn.cli.asking import weigh_policies
 from splitnn.cli.goals import Goals, decide
-from splitnn.cli.policies import in_time
 from splitnn.cli.versions import Version, names_of
 from splitnn.cost.accuracy import policy_drop
 from splitnn.cost.estimate import Codecs
@@ -82,10 +82,8 @@ def decide_version(
         InfeasiblePlan: the version alone loses more, or the goals cannot be met.
         ValueError: lossy codecs may be used, but nothing was calibrated.
     """
-    asked = version.asked(goals, topology)
-    if asked is not None:
-        exits, pins = asked
-        return _decide_exits(version, exits, topology, goals=goals, codecs=codecs, mode=mode, pins=pins, limit=limit)
+    if version.model.exits is not None:
+        return _decide_exits(version, version.model.exits, topology, goals=goals, codecs=codecs, mode=mode, limit=limit)
     if limit is None:
         plan, choice = _solve(version, topology, goals=goals, codecs=codecs, mode=mode)
         return Decided(version, plan, choice, codecs, {}, None, 0.0)
@@ -123,12 +121,11 @@ def _decide_exits(
     goals: Goals,
     codecs: tuple[str, ...],
     mode: Mode,
-    pins: Mapping[str, str],
     limit: float | None,
 ) -> Decided:
     """How to ask the exits of a version: these lose answers beside what the version and codecs lose.
 
-    Within a limit the quickest way, else as ``in_time`` says.
+    Within a limit the best way, else as ``weigh_policies`` says.
     """
     left = None if limit is None else _left(version, limit)
     lossy = codecs if left else ()
@@ -136,22 +133,21 @@ def _decide_exits(
     def drops(policy: Exits) -> Mapping[Option, float]:
         return drops_of_version(version, lossy, policy=policy)
 
-    weighed = in_time(
+    weighed = weigh_policies(
         exits,
         version.model.graph,
         version.profiles,
         topology,
+        goals=goals,
         codecs=codecs,
         mode=mode if left is None else "exact",
-        pins=pins,
-        deadline_s=goals.constraints.deadline_s,
-        budget=None if left is None else (left, drops),
+        loss=None if left is None else (left, drops),
     )
     best = weighed[0]
     found = {} if left is None else drops(best.exits)
     early = policy_drop(exits, names_of(best.exits))
     spent = max(0.0, early.high) + (0.0 if left is None else drop_of_plan(best.plan, found))
-    return Decided(version, best.plan, None, codecs, found, limit, spent, early.estimate, weighed)
+    return Decided(version, best.plan, best.choice, codecs, found, limit, spent, early.estimate, weighed)
 
 
 def best_version(

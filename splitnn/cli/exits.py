@@ -36,6 +36,8 @@ answer first, on the same input, resized where it is an image; the third has exi
 With `--train joint` the layers beneath learn too, so that every exit answers what the model answered before
 (BranchyNet's sum of losses, without labels). That is another version of the model: what its last exit lost is measured
 and written with it, and so is how often each exit is right with frozen layers and without.
+
+MODEL answers with logits (N, classes): a map or an embedding has no answer that one exit could be sure of.
 """
 
 

@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
     """Decide, weigh and print."""
     given = open_two_hosts(args)
     if given.exits is not None:
-        from splitnn.cli import exit_reasons
+        from splitnn.cli import exit_reasons, exit_report
 
         if (why := exit_reasons.reasons(given)) is not None:
-            print(json.dumps(exit_reasons.to_json(given, why)) if args.json else exit_reasons.report(given, why))
+            print(json.dumps(exit_report.to_json(given, why)) if args.json else exit_report.report(given, why))
             return 0
     from splitnn.cli.weighing import weigh
 

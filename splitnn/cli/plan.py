@@ -11,13 +11,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from splitnn.cli.asking import NOT_USED, UNCALIBRATED, plan_json, report_plan
 from splitnn.cli.blocks import blocks_of
 from splitnn.cli.comparison import Option, no_cut, obeys, other_cuts
 from splitnn.cli.decided import best_version
 from splitnn.cli.doubts import doubts
 from splitnn.cli.front import describe_front, find_front, front_json, parse_pair, plot_front
 from splitnn.cli.goals import add_goals, describe, goals_of, to_json
-from splitnn.cli.policies import NOT_USED, UNCALIBRATED, plan_json, report_plan
 from splitnn.cli.sources import MODEL_HELP, is_preset, open_model, open_profiles, predict_profiles
 from splitnn.cli.two_hosts import chosen_codecs
 from splitnn.cli.versions import Version, add_versions, limit_among, limit_of, versions_of
@@ -28,6 +28,7 @@ from splitnn.cost.profile import Profile
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from splitnn.cli.goals import Goals
     from splitnn.graph.graph import Graph
     from splitnn.planner.exits import Weighed
     from splitnn.planner.plan import Plan
@@ -46,8 +47,9 @@ never measured (such as raspberry-pi-4); a link is rate/round trip, up and down 
   splitnn plan resnet18 --device raspberry-pi-4 --cloud cloud.json --link 10Mbps/20ms --objective energy \\
       --deadline 400ms --private --device-memory 64MB
 
-A model with early exits is planned for its mean latency, or, with --deadline, for the most accurate way to ask its
-exits in which every sample is answered in time (see `splitnn exits`).
+A model with early exits is planned for the mean over samples of whatever is wanted, its exits as they are; with a
+budget (--deadline, --max-bytes, --max-energy, --device-memory) it is the most accurate way to ask them in which every
+sample keeps it; with --max-accuracy-drop the best way that loses no more (see `splitnn exits`).
 """
 
 
@@ -114,16 +116,15 @@ def run(args: argparse.Namespace) -> int:
     profiles = {host: predicted.get(host) or measured[host] for host in files}
     graph = model.graph
     goals = goals_of(args, model, topology)
-    deadline_s = goals.constraints.deadline_s
     first = Version(args.model, model, profiles)
     versions = [first, *versions_of(args, first, list(files))]
-    unused = [each for each in versions if each.model.exits is not None]
+    unused: list[Version] = []
     if args.pareto is not None:
+        unused = [each for each in versions if each.model.exits is not None]
         versions = [replace(each, model=replace(each.model, exits=None)) for each in versions]
-    unused = [each for each in unused if args.pareto is not None or each.asked(goals, topology) is None]
     stated = limit
     if stated is None:
-        limit = limit_among(versions, goals=goals, topology=topology)
+        limit = limit_among(versions, goals=goals)
     decided, told = best_version(versions, topology, goals=goals, codecs=codecs, mode=mode, limit=limit)
     if stated is None and limit:
         told.insert(0, f"allowed is what {args.model} loses as it is; --max-accuracy-drop says otherwise")
@@ -131,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     if limit is not None or len(versions) > 1:
         lost = {"version": decided.version.name, "lost_at_most": decided.lost, "versions": told}
     if decided.weighed:
-        _print_exits(args, decided.version.name, decided.weighed, deadline_s=deadline_s, limit=limit, told=lost)
+        _print_exits(args, decided.version.name, decided.weighed, goals=goals, limit=limit, told=lost)
         if limit and not decided.is_calibrated(codecs):
             print(UNCALIBRATED, file=sys.stderr)
         return 0
@@ -173,15 +174,15 @@ def _print_exits(
     name: str,
     weighed: Sequence[Weighed],
     *,
-    deadline_s: float | None,
+    goals: Goals,
     limit: float | None = None,
     told: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """A plan that asks exits, and the other ways to ask them."""
     if args.json:
-        print(json.dumps({**plan_json(weighed, deadline_s=deadline_s), **told}))
+        print(json.dumps({**plan_json(weighed, goals=goals), **told}))
     else:
-        print("\n".join([*told.get("versions", ()), report_plan(name, weighed, deadline_s=deadline_s, limit=limit)]))
+        print("\n".join([*told.get("versions", ()), report_plan(name, weighed, goals=goals, limit=limit)]))
 
 
 def _files(args: argparse.Namespace) -> dict[str, str]:

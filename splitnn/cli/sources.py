@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 MODEL_HELP = "a name from the zoo, package.module:factory, or a folder that `splitnn pack` wrote"
 
+ANSWER_HELP = "the output that MODEL is judged by, if it has several"
+COSINE_HELP = "it is an embedding: answers are the same from this cosine on (default .99 where rows have length 1)"
+
 
 def open_profiles(files: Mapping[str, str], *, hosts: Collection[str]) -> dict[str, Profile]:
     """The profiles of hosts from the file of each; ``hosts`` are all of the plan.

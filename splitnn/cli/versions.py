@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from splitnn.cli.goals import Goals
-from splitnn.cli.policies import pins_of
 from splitnn.cli.sources import is_preset, open_model, open_profiles
 from splitnn.cost.accuracy import parse_share, policy_drop
-from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan
 from splitnn.graph.recipe import NO_DROP, Drop
@@ -59,12 +57,6 @@ class Version:
             raise InfeasiblePlan(f"{self.name}: nobody measured what this version loses")
         return recipe.drop
 
-    def asked(self, goals: Goals, topology: Topology) -> tuple[Exits, dict[str, str]] | None:
-        """Its exits and the goals as pins; None where it has none, or where they cannot be planned for the goals."""
-        exits = self.model.exits
-        pins = None if exits is None else pins_of(goals, self.model.graph, topology)
-        return None if exits is None or pins is None else (exits, pins)
-
 
 def add_versions(parser: Any) -> None:
     """Add the options that the other functions read."""
@@ -91,22 +83,21 @@ def limit_of(args: argparse.Namespace) -> float | None:
     return None if args.max_accuracy_drop is None else parse_share(args.max_accuracy_drop)
 
 
-def limit_among(versions: Sequence[Version], *, goals: Goals, topology: Topology) -> float | None:
+def limit_among(versions: Sequence[Version], *, goals: Goals) -> float | None:
     """What may be lost where nobody said it and the first one, which the others were made of, is weighed against them.
 
-    That is what it loses as it is: with its exits what they do, without them nothing. None with a deadline, where
-    any has exits that can be planned: then the most accurate in time is wanted, as of one model with exits.
+    That is what it loses as it is: with its exits what they do, without them nothing. None with a budget, such as a
+    deadline, where any has exits: then the most accurate that keeps it is wanted, as of one model with exits.
 
     Raises:
         InfeasiblePlan: what the first one itself loses was never measured.
     """
     if len(versions) < 2:
         return None
-    asked = [each.asked(goals, topology) for each in versions]
-    if goals.constraints.deadline_s is not None and any(asked):
+    if goals.constraints.unbounded() and any(each.model.exits is not None for each in versions):
         return None
-    first = asked[0]
-    return versions[0].lost + (0.0 if first is None else max(0.0, policy_drop(first[0], names_of(first[0])).high))
+    first = versions[0].model.exits
+    return versions[0].lost + (0.0 if first is None else max(0.0, policy_drop(first, names_of(first)).high))
 
 
 def versions_of(args: argparse.Namespace, first: Version, hosts: Sequence[str]) -> list[Version]:

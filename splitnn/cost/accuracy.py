@@ -108,7 +108,7 @@ def paired_interval(lost: Counts, gained: Counts, *, samples: int, design_effect
     return centre - half, centre + half
 
 
-def paired_drop(lost: int, gained: int, *, samples: int, design_effect: float = 1.0) -> Drop:
+def paired_drop(lost: float, gained: float, *, samples: int, design_effect: float = 1.0) -> Drop:
     """The mean with its ``paired_interval``, which is made to hold the mean and to lie between -1 and 1."""
     mean = (lost - gained) / samples
     low, high = paired_interval(float(lost), float(gained), samples=samples, design_effect=design_effect)

@@ -79,11 +79,12 @@ def within_accuracy(
     drops: Mapping[Option, float],
     limit: float,
     plan_of: Callable[[Found], Plan],
-    worth: Callable[[Found], float],
+    worth: Callable[[Found], float | tuple[float, ...]],
 ) -> Found:
     """The best of what ``solve`` finds whose plan loses at most ``limit``; lossless codecs lose nothing.
 
-    ``solve`` gets the codecs that each tensor may use and returns the best plan with them, of the least ``worth``.
+    ``solve`` gets the codecs that each tensor may use and returns the best plan with them, of the least ``worth``
+    (numbers, or tuples of them).
     Exact for two hosts as long as ``_MOST_PLANS`` suffice (branch and bound: a lossy codec is either used, which
     leaves less for the others, or forbidden); else a lossy codec may be given up that would just have been allowed.
 
@@ -95,7 +96,7 @@ def within_accuracy(
         raise ValueError(f"the accuracy that may be lost is a share from 0 to 1, not {limit}")
     names = list(tensors)
     numbers = itertools.count()
-    queue: list[tuple[float, int, frozenset[Option], frozenset[Option], Found]] = []
+    queue: list[tuple[tuple[float, ...], int, frozenset[Option], frozenset[Option], Found]] = []
     failed: list[InfeasiblePlan] = []
 
     def consider(used: frozenset[Option], forbidden: frozenset[Option]) -> None:
@@ -112,7 +113,9 @@ def within_accuracy(
         except InfeasiblePlan as error:
             failed.append(error)
             return
-        heapq.heappush(queue, (worth(found), next(numbers), used, forbidden, found))
+        value = worth(found)
+        rank = value if isinstance(value, tuple) else (value,)
+        heapq.heappush(queue, (rank, next(numbers), used, forbidden, found))
 
     consider(frozenset(), frozenset())
     made = 1

@@ -52,6 +52,12 @@ def nearest_to(task: Task, budgets: Sequence[Budget], *, effort: int) -> Feasibi
     return Feasibility(found.best, is_within, is_proven=is_within or found.bound > _ONE)
 
 
+def excess_of(budgets: Sequence[Budget], placement: Placement) -> float:
+    """By what share a placement exceeds the budget that it exceeds most, 0 for none; a limit of 0 is half a step."""
+    uses = [(budget.row.of(placement), budget.limit) for budget in budgets]
+    return max([use / (limit or 0.5) - 1 for use, limit in uses if use > limit], default=0.0)
+
+
 def _relative(row: Row) -> Row:
     """The same sum, wanted small, as a share of the limit: 2**120 is all of it. A limit of 0 counts as half a step."""
     factor = _ONE // row.limit if row.limit else 2 * _ONE

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from splitnn.cost.energy import EnergyPrices
@@ -13,7 +14,7 @@ from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan
 from splitnn.graph.graph import Graph
 from splitnn.planner.bounded import minimise
-from splitnn.planner.budget import describe_excess, nearest_to
+from splitnn.planner.budget import describe_excess, excess_of, nearest_to
 from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
 from splitnn.planner.meters import Tariff
 from splitnn.planner.objective import LATENCY, Objective, Quantity
@@ -89,11 +90,15 @@ def choose(
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A choice with the placement that it is made of, and its value in whole steps of the objective."""
+    """A choice with the placement that it is made of, and its value in whole steps of the objective.
+
+    ``excess`` is 0, or by what share the nearest placement exceeds the budget that it exceeds most.
+    """
 
     choice: Choice
     placement: Placement
     steps: int
+    excess: float = 0.0
 
 
 def settle(problem: PricedProblem, *, effort: int) -> Settled:
@@ -101,6 +106,24 @@ def settle(problem: PricedProblem, *, effort: int) -> Settled:
 
     Raises:
         InfeasiblePlan, ValueError: as ``choose``.
+    """
+    found = settle_or_nearest(problem, effort=effort)
+    if found.excess:
+        raise InfeasiblePlan(explain_excess(problem, effort=effort), found.choice.plan)
+    return found
+
+
+def explain_excess(problem: PricedProblem, *, effort: int) -> str:
+    """Which budgets the nearest placement exceeds, as text."""
+    budgets = problem.budgets()
+    return describe_excess(problem.task, budgets, nearest_to(problem.task, budgets, effort=effort), effort=effort)
+
+
+def settle_or_nearest(problem: PricedProblem, *, effort: int) -> Settled:
+    """``settle``, but where no placement keeps the budgets the one that exceeds them least, whatever it is worth.
+
+    Raises:
+        InfeasiblePlan, ValueError: as ``choose``, but for budgets.
     """
     objective = problem.objective
     wanted, scale = problem.wanted()
@@ -111,9 +134,10 @@ def settle(problem: PricedProblem, *, effort: int) -> Settled:
     if not all(row.allows(first) for row in limits):
         nearest = nearest_to(problem.task, budgets, effort=effort)
         if not nearest.is_within:
-            raise InfeasiblePlan(
-                describe_excess(problem.task, budgets, nearest, effort=effort), problem.plan(nearest.placement)
-            )
+            value = max(row.of(nearest.placement) for row in wanted) // scale
+            choice = _choice(problem, nearest.placement, value, 0, cuts=0)
+            choice = replace(choice, bound=math.inf if nearest.is_proven else 0.0, is_optimal=False)
+            return Settled(choice, nearest.placement, value, excess_of(budgets, nearest.placement))
         start = nearest.placement
     found = minimise(problem.task, [*wanted, *limits], start=start, effort=effort)
     best = found.best
@@ -121,9 +145,14 @@ def settle(problem: PricedProblem, *, effort: int) -> Settled:
         raise RuntimeError("defect of the planner: the placement within the budgets was lost")
     if objective.is_throughput:
         best = problem.quickest(wanted, limits, found, effort=effort // 4)
-    value, bound = found.value // scale, found.bound // scale
+    value = found.value // scale
+    return Settled(_choice(problem, best, value, found.bound // scale, cuts=found.cuts), best, value)
+
+
+def _choice(problem: PricedProblem, best: Placement, value: int, bound: int, *, cuts: int) -> Choice:
+    objective = problem.objective
     unit = Fraction(1, 10**9) if objective.is_throughput else Fraction(1, objective.scale)
-    choice = Choice(
+    return Choice(
         plan=problem.plan(best),
         objective=objective,
         value=float(value * unit),
@@ -131,6 +160,5 @@ def settle(problem: PricedProblem, *, effort: int) -> Settled:
         is_optimal=bound >= value,
         amounts=problem.amounts(best),
         peak_bytes=problem.peak_bytes(best),
-        cuts=found.cuts,
+        cuts=cuts,
     )
-    return Settled(choice, best, value)

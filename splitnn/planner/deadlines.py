@@ -19,14 +19,14 @@ from itertools import combinations, pairwise
 from splitnn.cost.cost import nanoseconds
 from splitnn.cost.estimate import Codecs
 from splitnn.cost.expected import Shares
-from splitnn.cost.network import Topology
+from splitnn.cost.network import Topology, format_rate
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan
 from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
 from splitnn.planner.envelope import Varying
-from splitnn.planner.exits import exit_pins
 from splitnn.planner.parametric import lowest_lines
+from splitnn.planner.pins import exit_pins
 from splitnn.planner.plan import Mode
 from splitnn.planner.policy_plan import Course, PolicyPlan
 from splitnn.planner.rates import Line, RateProblem
@@ -100,7 +100,7 @@ class DeadlineMap:
         if not found:
             least_s = min(_at(choices, bandwidth_bps).worst.latency_s(bandwidth_bps) for choices in self._quickest)
             raise InfeasiblePlan(
-                f"nothing answers every sample within {deadline_s * 1e3:.4g} ms at {bandwidth_bps:.4g} bit/s; "
+                f"nothing answers every sample within {deadline_s * 1e3:.4g} ms at {format_rate(bandwidth_bps)}; "
                 f"the quickest choice takes {least_s * 1e3:.4g} ms"
             )
         return min(found, key=lambda choice: choice.mean.latency_s(bandwidth_bps))

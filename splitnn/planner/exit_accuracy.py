@@ -6,19 +6,22 @@ The upper ends of both are added up. A policy for which no codec was calibrated 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from splitnn.cost.accuracy import Calibration, policy_drop
+from splitnn.cost.energy import EnergyPrices
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan
 from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
 from splitnn.planner.accuracy import AllowedCodecs, Option, within_accuracy
+from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
 from splitnn.planner.deadlines import every_policy
-from splitnn.planner.exits import Weighed, plan_exits
-from splitnn.planner.plan import LOSSLESS, Plan
+from splitnn.planner.exits import Weighed, ask
+from splitnn.planner.meters import Tariff
+from splitnn.planner.objective import LATENCY, Objective
+from splitnn.planner.plan import LOSSLESS
 
 _ROUNDING = 1e-12  # of differences of shares
 
@@ -42,48 +45,57 @@ def weigh_within(
     codecs: Sequence[str],
     drops: Callable[[Exits], Mapping[Option, float]],
     limit: float,
-    pins: Mapping[str, str] | None = None,
-    deadline_s: float = math.inf,
+    objective: Objective = LATENCY,
+    constraints: Constraints = NO_CONSTRAINTS,
+    energy: EnergyPrices | None = None,
+    tariff: Tariff | None = None,
 ) -> list[Weighed]:
     """Every policy whose exits and codecs together lose at most ``limit`` of the last exit's accuracy, best first.
 
     What exits lose is the upper end of 95 %, as ``policy_drop`` has it; where all samples go to the last one, nothing.
 
-    The best has the lowest mean latency of those in which no sample is late. ``drops`` says of a
-    policy what the lossy ones among ``codecs`` cost it, as ``policy_drops`` does; see ``splitnn.planner.accuracy``,
-    which says when the choice of codecs is exact.
+    The best is worth least of those that keep the budgets. ``drops`` says of a policy what the lossy ones among
+    ``codecs`` cost it, as ``policy_drops`` does; see ``splitnn.planner.accuracy``, which says when the choice of codecs
+    is exact.
 
     Raises:
-        ProfileMismatch, ValueError: as ``plan_exits``.
-        InfeasiblePlan: the pins contradict each other.
+        ProfileMismatch, ValueError: as ``splitnn.planner.exits.ask``.
+        InfeasiblePlan: the constraints contradict each other, or no policy loses so little.
     """
-
-    def solve_for(aim: Exits) -> Callable[[AllowedCodecs], tuple[Plan, AllowedCodecs]]:
-        def solve(allowed: AllowedCodecs) -> tuple[Plan, AllowedCodecs]:
-            return plan_exits(graph, profiles, topology, exits=aim, codecs=allowed, pins=pins), allowed
-
-        return solve
-
     found: list[Weighed] = []
+    failed: InfeasiblePlan | None = None
     for policy in every_policy(exits):
         spare = limit - max(0.0, policy_drop(exits, [each.name for each in policy.exits]).high)
         if spare < -_ROUNDING:
             continue
-        lossy = drops(policy)
-        for aim in (policy, policy.at_worst()):
-            decided, allowed = within_accuracy(
-                solve_for(aim),
+
+        def solve(allowed: AllowedCodecs, policy: Exits = policy) -> Weighed:
+            return ask(
+                graph,
+                profiles,
+                topology,
+                exits=policy,
+                objective=objective,
+                constraints=constraints,
+                codecs=allowed,
+                energy=energy,
+                tariff=tariff,
+            )
+
+        try:
+            weighed = within_accuracy(
+                solve,
                 tensors=graph.tensors,
                 codecs=codecs,
-                drops=lossy,
+                drops=drops(policy),
                 limit=max(0.0, spare),
-                plan_of=lambda pair: pair[0],
-                worth=lambda pair: pair[0].predicted.latency_ns,
+                plan_of=lambda each: each.plan,
+                worth=lambda each: (each.excess, each.choice.value),
             )
-            weighed = Weighed.of(decided, graph, profiles, topology, exits=policy, codecs=allowed)
-            if weighed.worst.latency_s <= deadline_s:
-                break
-        found.append(weighed)
+        except InfeasiblePlan as error:
+            failed = failed or error
+        else:
+            found.append(weighed)
     if not found:
-        raise InfeasiblePlan(f"no choice of exits loses at most {limit:.2%}")  # not even the last one alone
-    return sorted(found, key=lambda each: (each.worst.latency_s > deadline_s, each.mean.latency_ns))
+        raise failed or InfeasiblePlan(f"no choice of exits loses at most {limit:.2%}")  # not even the last one alone
+    return sorted(found, key=lambda each: (each.excess, each.choice.value))

@@ -7,21 +7,26 @@ so there are few ways to give them to hosts: 4 for three exits and two hosts, 10
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement
 
 from splitnn.cost.cost import Cost
+from splitnn.cost.energy import EnergyPrices
 from splitnn.cost.estimate import Codecs, check_profiles, tabulate
-from splitnn.cost.expected import Shares, deciding_tiers, expected_cost
+from splitnn.cost.expected import Shares
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.errors import InfeasiblePlan
 from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
-from splitnn.planner.pins import TierRanges, tier_ranges
-from splitnn.planner.plan import LOSSLESS, Mode, Plan
+from splitnn.planner.choice import Choice, Settled, settle_or_nearest
+from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
+from splitnn.planner.meters import Tariff
+from splitnn.planner.names import layers_named
+from splitnn.planner.objective import LATENCY, Objective
+from splitnn.planner.pins import TierRanges, exit_pins, tier_ranges
+from splitnn.planner.plan import Mode, Plan
+from splitnn.planner.priced import PricedProblem
 from splitnn.planner.search import Decision, cheapest
 from splitnn.planner.terms import terms_of
 
@@ -60,58 +65,114 @@ def plan_exits(
         raise InfeasiblePlan("the pins leave no host on which each exit could be decided after the one before it")
     found, shares, ranges = best
     tiers = ranges.filled(graph, dict(zip(shares.graph.index, found.tiers, strict=True)))
-    decided = Plan.priced(graph, tiers, table=table, model=model, hosts=hosts, mode=mode)
-    cost = shares.price(dict(zip(graph.index, tiers, strict=True)), table)
-    if cost.latency_ns != found.latency_ns:
+    decided = Plan.priced(graph, tiers, table=table, model=model, hosts=hosts, mode=mode, shares=shares)
+    if decided.predicted.latency_ns != found.latency_ns:
         raise RuntimeError(
             f"defect of the planner: the minimum cut is worth {found.latency_ns} ns, "
-            f"but its placement costs {cost.latency_ns} ns"
+            f"but its placement costs {decided.predicted.latency_ns} ns"
         )
-    return at_mean(decided, cost, shares.graph, mode=mode)
-
-
-def at_mean(decided: Plan, cost: Cost, part: Graph, *, mode: Mode) -> Plan:
-    """A plan at its mean cost; tensors that cross for nobody but layers outside ``part`` are never sent: as if raw."""
-    hops = tuple(
-        {tensor: codec if part.consumers[tensor] else "raw" for tensor, codec in hop.items()} for hop in decided.hops
-    )
-    is_lossy = any(codec not in LOSSLESS for hop in hops for codec in hop.values())
-    return replace(decided, hops=hops, predicted=cost, mode="fast" if is_lossy else mode)
+    return decided
 
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """One policy at one bandwidth: a plan, the mean cost of a request, and the cost of one that leaves last."""
+    """One policy with its best plan for some goals, and the cost of a request that leaves last."""
 
     exits: Exits
-    plan: Plan
-    mean: Cost
+    choice: Choice  # what it is worth, and its amounts, are means over samples
     worst: Cost
     decided_on: tuple[int, ...]  # of each exit the index of its host
+    excess: float = 0.0  # by what share a request may exceed the budget that it exceeds most
 
-    @classmethod
-    def of(
-        cls,
-        decided: Plan,
-        graph: Graph,
-        profiles: Mapping[str, Profile],
-        topology: Topology,
-        *,
-        exits: Exits,
-        codecs: Codecs,
-    ) -> Weighed:
-        """A plan that was made with these codecs, weighed as a policy's."""
-        mean, worst = (
-            expected_cost(graph, decided.placement, profiles, topology, exits=each, codecs=codecs)
-            for each in (exits, exits.at_worst())
-        )
-        tiers = deciding_tiers(graph, exits, dict(zip(decided.order, decided.tiers, strict=True)))
-        return cls(exits, replace(decided, predicted=mean), mean, worst, tiers)
+    @property
+    def plan(self) -> Plan:
+        """Its cost is a mean over samples."""
+        return self.choice.plan
+
+    @property
+    def mean(self) -> Cost:
+        """The mean cost of a request."""
+        return self.choice.plan.predicted
+
+    @property
+    def is_within(self) -> bool:
+        """Whether every sample keeps the budgets."""
+        return self.excess == 0
 
     def answered_by(self, tier: int) -> float:
         """The share of samples that the host of that index answers."""
         left = [left for left, host in zip(self.exits.left, self.decided_on, strict=True) if host == tier]
         return sum(left) / self.exits.samples
+
+
+def ask(
+    graph: Graph,
+    profiles: Mapping[str, Profile],
+    topology: Topology,
+    *,
+    exits: Exits,
+    objective: Objective = LATENCY,
+    constraints: Constraints = NO_CONSTRAINTS,
+    codecs: Codecs = ("raw",),
+    mode: Mode = "exact",
+    energy: EnergyPrices | None = None,
+    tariff: Tariff | None = None,
+    effort: int = 1000,
+) -> Weighed:
+    """The best plan of one policy for any objective under any constraints, as ``choose`` without exits.
+
+    What is wanted is a mean over samples; for throughput the longest mean time for which a request keeps a host or a
+    link busy. Budgets hold for every sample. Where no plan keeps them, it is one that exceeds them least. ``effort``
+    is spent on each way to give the exits to hosts.
+
+    Raises:
+        ProfileMismatch: a host has no profile, or one of another model.
+        InfeasiblePlan: the constraints contradict each other or leave no order of the exits.
+        ValueError: a constraint names what does not exist, the objective or a budget lacks its prices, or an exit is
+            no output of the graph.
+    """
+    hosts = [host.name for host in topology.hosts]
+    pins = {layer: host for name, host in constraints.pins.items() for layer in layers_named(graph, name)}
+    found: list[tuple[Settled, Cost, tuple[int, ...]]] = []
+    contradictions: list[InfeasiblePlan] = []
+    constraints.tier_ranges(graph, hosts)  # what contradicts itself without exits is told without them
+    for decided_on, pinned in exit_pins(graph, exits, hosts, pins):
+        try:
+            problem = PricedProblem(
+                graph,
+                profiles,
+                topology,
+                objective=objective,
+                constraints=replace(constraints, pins={**constraints.pins, **pinned}),
+                codecs=codecs,
+                mode=mode,
+                energy=energy,
+                tariff=tariff,
+                exits=exits,
+                decided_on=decided_on,
+            )
+            settled = settle_or_nearest(problem, effort=effort)
+        except InfeasiblePlan as error:
+            contradictions.append(error)
+        else:
+            found.append((settled, problem.worst(settled.placement), decided_on))
+    if not found:
+        if contradictions:
+            raise contradictions[0]
+        raise InfeasiblePlan("the pins leave no host on which each exit could be decided after the one before it")
+    best, worst, decided_on = min(found, key=lambda each: _rank(each[0]))  # of equals the first: on earlier hosts
+    bound = min(settled.choice.bound for settled, *_ in found)
+    choice = replace(
+        best.choice,
+        bound=bound,
+        is_optimal=bound >= best.choice.value and not best.excess,
+        cuts=sum(settled.choice.cuts for settled, *_ in found),
+    )
+    return Weighed(exits, choice, worst, decided_on, best.excess)
+
+
+def _rank(settled: Settled) -> tuple[float, int, int]:
+    return settled.excess, settled.steps, settled.choice.plan.predicted.latency_ns
 
 
 def weigh(
@@ -120,49 +181,42 @@ def weigh(
     topology: Topology,
     *,
     policies: Iterable[Exits],
+    objective: Objective = LATENCY,
+    constraints: Constraints = NO_CONSTRAINTS,
     codecs: Codecs = ("raw",),
     mode: Mode = "exact",
-    pins: Mapping[str, str] | None = None,
-    deadline_s: float = math.inf,
+    energy: EnergyPrices | None = None,
+    tariff: Tariff | None = None,
 ) -> list[Weighed]:
-    """Every policy with its best plan, the most accurate first; those in which a sample would be late come last.
+    """Every policy with its best plan, the most accurate first; those that exceed a budget come last.
 
-    A policy's plan is the one with the lowest mean where no sample is late with it, else the one with the lowest worst
-    case. ``splitnn.planner.deadlines`` says the same for all bandwidths at once.
+    For latency under a deadline that is the lowest mean in which no sample is late. ``splitnn.planner.deadlines`` says
+    for all bandwidths at once which policy is in time; it looks at two plans of each, the lowest mean and the lowest
+    worst case, so between those the mean here may be lower.
 
     Raises:
-        ProfileMismatch, InfeasiblePlan, ValueError: as ``plan_exits``.
+        ProfileMismatch, ValueError: as ``ask``.
+        InfeasiblePlan: the constraints leave no policy a plan.
     """
-    found = []
+    found, failed = [], None
     for exits in policies:
-        for aim in (exits, exits.at_worst()):
-            decided = plan_exits(graph, profiles, topology, exits=aim, codecs=codecs, mode=mode, pins=pins)
-            weighed = Weighed.of(decided, graph, profiles, topology, exits=exits, codecs=codecs)
-            if weighed.worst.latency_s <= deadline_s:
-                break
-        found.append(weighed)
-    return sorted(found, key=lambda w: (w.worst.latency_s > deadline_s, -w.exits.accuracy, w.mean.latency_ns))
-
-
-def exit_pins(
-    graph: Graph, exits: Exits, hosts: Sequence[str], pins: Mapping[str, str]
-) -> Iterator[tuple[tuple[int, ...], dict[str, str]]]:
-    """Every way to give the exits to hosts in order that the pins allow: of each exit its host, and all pins together.
-
-    Raises:
-        InfeasiblePlan: the pins contradict each other.
-        ValueError: a pin names what does not exist, or an exit is no output of the graph.
-    """
-    exits.check_fits(graph)
-    tier_ranges(graph, pins, hosts)
-    logits = [graph.producer[each.output] for each in exits.exits]
-    for decided_on in combinations_with_replacement(range(len(hosts)), len(logits)):
-        wanted = {(layer, hosts[tier]) for layer, tier in zip(logits, decided_on, strict=True)}
-        if len(dict(wanted)) < len(wanted) or any(pins.get(layer, host) != host for layer, host in wanted):
-            continue
-        pinned = {**pins, **dict(wanted)}
         try:
-            tier_ranges(graph, pinned, hosts)
-        except InfeasiblePlan:
-            continue
-        yield decided_on, pinned
+            weighed = ask(
+                graph,
+                profiles,
+                topology,
+                exits=exits,
+                objective=objective,
+                constraints=constraints,
+                codecs=codecs,
+                mode=mode,
+                energy=energy,
+                tariff=tariff,
+            )
+        except InfeasiblePlan as error:
+            failed = failed or error
+        else:
+            found.append(weighed)
+    if not found and failed is not None:
+        raise failed
+    return sorted(found, key=lambda each: (not each.is_within, -each.exits.accuracy, each.choice.value))

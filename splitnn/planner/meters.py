@@ -13,6 +13,7 @@ from fractions import Fraction
 from splitnn.cost.cost import Transfer, nanoseconds
 from splitnn.cost.energy import EnergyPrices
 from splitnn.cost.estimate import Codecs, CostTable, codec_options, tabulate
+from splitnn.cost.expected import Shares
 from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
@@ -47,61 +48,76 @@ class Tariff:
 
 
 class Metering:
-    """Makes the meters of one model on one topology; hosts and hops by their index."""
+    """Makes the meters of one model on one topology; hosts and hops by their index.
+
+    With ``shares`` every meter shows a mean over samples, of the part of the model that its exits use.
+    """
 
     def __init__(
-        self, graph: Graph, profiles: Mapping[str, Profile], topology: Topology, *, codecs: Codecs = ("raw",)
+        self,
+        graph: Graph,
+        profiles: Mapping[str, Profile],
+        topology: Topology,
+        *,
+        codecs: Codecs = ("raw",),
+        shares: Shares | None = None,
     ) -> None:
-        self.graph = graph
-        self.table: CostTable = tabulate(graph, profiles, topology, codecs=codecs)
-        self.layout = graph.layout
-        self.tensors = list(graph.wires)
+        self.graph = graph if shares is None else shares.graph
+        self.full: CostTable = tabulate(graph, profiles, topology, codecs=codecs)  # of a request that pays all of it
+        self.layout = self.graph.layout
+        self.tensors = list(self.graph.wires)
         self.hops = len(topology.up)
         self.options: list[list[tuple[Transfer, ...]]] = []  # hop, wire: raw first, then by name
         for hop in range(self.hops):
             found = codec_options(graph, hop, profiles=profiles, topology=topology, codecs=codecs)
             self.options.append([_distinct(found[tensor]) for tensor in self.tensors])
-        self._compute = [self.table.compute_ns[layer.name] for layer in graph.layers]
+        self._shares = shares
+        self._table = self.full if shares is None else shares.table(self.full)
+        self._compute = [self._table.compute_ns[layer.name] for layer in self.graph.layers]
 
     def latency(self) -> Meter:
         """Nanoseconds, exactly those of ``estimate``."""
         return self._meter(
             layer=lambda position, tier: self._compute[position][tier],
-            transfer=lambda transfer: transfer.total_ns,
-            download=lambda tensor, hop: self.table.download_ns[tensor][hop],
-            use=self.table.hop_ns,
-            request=self.table.request_ns,
-            first_stage=self.table.first_stage_ns,
+            transfer=lambda transfer: self._mean(transfer).total_ns,
+            download=lambda tensor, hop: self._table.download_ns[tensor][hop],
+            use=self._table.hop_ns,
+            request=self._table.request_ns,
+            first_stage=self._table.first_stage_ns,
         )
 
     def energy(self, prices: EnergyPrices) -> Meter:
         """Nanojoules of the device."""
         return self._meter(
             layer=lambda position, tier: nanoseconds(prices.layer_j(self._compute[position][tier] * 1e-9, tier=tier)),
-            transfer=lambda transfer: nanoseconds(prices.transfer_j(transfer)),
+            transfer=lambda transfer: nanoseconds(self._crossed(transfer.hop) * prices.transfer_j(transfer)),
             download=lambda tensor, hop: nanoseconds(
-                prices.download_j(self._size(tensor), hop=hop, seconds=self.table.download_ns[tensor][hop] * 1e-9)
+                self._answered(tensor)
+                * prices.download_j(self._size(tensor), hop=hop, seconds=self.full.download_ns[tensor][hop] * 1e-9)
             ),
             use=[
-                nanoseconds(prices.round_trip_j(ns * 1e-9, hop=hop) + self._handling_j(prices, hop))
-                for hop, ns in enumerate(self.table.round_trip_ns)
+                nanoseconds(
+                    self._crossed(hop) * (prices.round_trip_j(ns * 1e-9, hop=hop) + self._handling_j(prices, hop))
+                )
+                for hop, ns in enumerate(self.full.round_trip_ns)
             ],
-            request=nanoseconds(prices.layer_j(self.table.request_ns * 1e-9, tier=0)),
-            first_stage=nanoseconds(prices.layer_j(self.table.first_stage_ns * 1e-9, tier=0)),
+            request=nanoseconds(prices.layer_j(self._table.request_ns * 1e-9, tier=0)),
+            first_stage=nanoseconds(prices.layer_j(self._table.first_stage_ns * 1e-9, tier=0)),
         )
 
     def _handling_j(self, prices: EnergyPrices, hop: int) -> float:
         """What the messages over a hop, and the stage beyond it, cost the device."""
-        if not self.table.message_ns:
+        if not self.full.message_ns:
             return 0.0
-        near_s, far_s = (ns * 1e-9 for ns in self.table.message_ns[hop : hop + 2])
-        far_s += self.table.stage_ns[hop + 1] * 1e-9
+        near_s, far_s = (ns * 1e-9 for ns in self.full.message_ns[hop : hop + 2])
+        far_s += self.full.stage_ns[hop + 1] * 1e-9
         return prices.layer_j(near_s, tier=hop) + prices.layer_j(far_s, tier=hop + 1)
 
     def traffic(self) -> Meter:
         """Bytes over all hops, both ways."""
         return self._meter(
-            transfer=lambda transfer: transfer.size_bytes, download=lambda tensor, hop: self._size(tensor)
+            transfer=lambda transfer: self._mean(transfer).size_bytes,
+            download=lambda tensor, hop: round(self._answered(tensor) * self._size(tensor)),
         )
 
     def money(self, tariff: Tariff) -> Meter:
@@ -113,12 +129,13 @@ class Metering:
 
         def price(transfer: Transfer) -> int:
             server_s = transfer.decode_s + (transfer.encode_s if transfer.hop else 0.0)
-            return round(nanoseconds(server_s) * server_ns + transfer.size_bytes * byte)
+            crossed = Fraction(self._crossed(transfer.hop))
+            return round(crossed * (nanoseconds(server_s) * server_ns + transfer.size_bytes * byte))
 
         return self._meter(
             layer=lambda position, tier: round(self._compute[position][tier] * server_ns) * bool(tier),
             transfer=price,
-            download=lambda tensor, hop: round(self._size(tensor) * byte),
+            download=lambda tensor, hop: round(Fraction(self._answered(tensor)) * self._size(tensor) * byte),
         )
 
     def loads(self) -> list[Meter]:
@@ -131,17 +148,18 @@ class Metering:
         ]
 
     def _host_load(self, tier: int) -> Meter:
-        def coding(transfer: Transfer) -> int:
+        def coding(full: Transfer) -> int:
+            transfer = self._mean(full)
             encode_ns = nanoseconds(transfer.encode_s) if transfer.hop == tier else 0
             return encode_ns + (nanoseconds(transfer.decode_s) if transfer.hop + 1 == tier else 0)
 
         return self._meter(layer=lambda position, at: self._compute[position][at] * (at == tier), transfer=coding)
 
     def _up_load(self, hop: int) -> Meter:
-        return self._meter(transfer=lambda transfer: nanoseconds(transfer.wire_s) * (transfer.hop == hop))
+        return self._meter(transfer=lambda transfer: nanoseconds(self._mean(transfer).wire_s) * (transfer.hop == hop))
 
     def _down_load(self, hop: int) -> Meter:
-        return self._meter(download=lambda tensor, at: self.table.download_ns[tensor][at] * (at == hop))
+        return self._meter(download=lambda tensor, at: self._table.download_ns[tensor][at] * (at == hop))
 
     def weights(self, tier: int) -> Meter:
         """Bytes of weights on a host, at least: one that several layers share counts where one of them runs.
@@ -165,7 +183,7 @@ class Metering:
         index, producer = self.graph.index, self.graph.producer
         costs = [[layer(position, tier) for tier in range(self.hops + 1)] for position in range(len(self.graph))]
         move = [[each[hop + 1] - each[hop] for each in costs] for hop in range(self.hops)]
-        for tensor in self.table.download_ns:
+        for tensor in self._table.download_ns:
             for hop in range(self.hops):
                 move[hop][index[producer[tensor]]] += download(tensor, hop)
         return Meter(
@@ -178,6 +196,17 @@ class Metering:
 
     def _size(self, tensor: str) -> int:
         return self.graph.tensors[tensor].size_bytes
+
+    def _mean(self, transfer: Transfer) -> Transfer:
+        return transfer if self._shares is None else self._shares.transfer(transfer)
+
+    def _answered(self, tensor: str) -> float:
+        """The share of requests that a result answers."""
+        return 1.0 if self._shares is None else self._shares.answers[tensor] / self._shares.samples
+
+    def _crossed(self, hop: int) -> float:
+        """The share of requests that use a hop."""
+        return 1.0 if self._shares is None else self._shares.hops[hop] / self._shares.samples
 
 
 def weight_owners(graph: Graph, tier: int, hops: int) -> list[int]:

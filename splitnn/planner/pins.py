@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 from splitnn.errors import InfeasiblePlan
+from splitnn.graph.exits import Exits
 from splitnn.graph.graph import Graph
 
 
@@ -61,6 +63,30 @@ def tier_ranges(graph: Graph, pins: Mapping[str, str], hosts: Sequence[str]) -> 
         tier = hosts.index(host)
         bounds.append((name, Bound(tier, tier, f"is pinned to {host!r}")))
     return spread(graph, bounds, hosts)
+
+
+def exit_pins(
+    graph: Graph, exits: Exits, hosts: Sequence[str], pins: Mapping[str, str]
+) -> Iterator[tuple[tuple[int, ...], dict[str, str]]]:
+    """Every way to give the exits to hosts in order that the pins allow: of each exit its host, and all pins together.
+
+    Raises:
+        InfeasiblePlan: the pins contradict each other.
+        ValueError: a pin names what does not exist, or an exit is no output of the graph.
+    """
+    exits.check_fits(graph)
+    tier_ranges(graph, pins, hosts)
+    logits = [graph.producer[each.output] for each in exits.exits]
+    for decided_on in combinations_with_replacement(range(len(hosts)), len(logits)):
+        wanted = {(layer, hosts[tier]) for layer, tier in zip(logits, decided_on, strict=True)}
+        if len(dict(wanted)) < len(wanted) or any(pins.get(layer, host) != host for layer, host in wanted):
+            continue
+        pinned = {**pins, **dict(wanted)}
+        try:
+            tier_ranges(graph, pinned, hosts)
+        except InfeasiblePlan:
+            continue
+        yield decided_on, pinned
 
 
 def spread(graph: Graph, bounds: Sequence[tuple[str, Bound]], hosts: Sequence[str]) -> TierRanges:

@@ -10,11 +10,13 @@ from typing import Any, Literal, get_args
 from splitnn.cost.codec_names import check_codec_names
 from splitnn.cost.cost import Cost, Download, Transfer
 from splitnn.cost.estimate import CostTable, price
+from splitnn.cost.expected import Shares
 from splitnn.graph.graph import Graph
 from splitnn.planner.line import Line, parse_line, print_line
 
 Mode = Literal["exact", "fast"]
-"""exact: bit-identical to the whole model; fast: a lossy codec, or a host whose profile is of another engine."""
+"""exact: every tensor is bit-identical to the whole model's, the logits of its exits included, whichever of them
+answers; fast: a lossy codec, or a host whose profile is of another engine."""
 
 LOSSLESS = frozenset({"raw", "raw+fast", "zstd", "lz4", "shuffle+zstd", "mask", "mask+zstd", "entropy", "png", "webp"})
 """Codecs that an exact plan may use."""
@@ -60,21 +62,28 @@ class Plan:
         model: str,
         hosts: Iterable[str],
         mode: Mode = "exact",
+        shares: Shares | None = None,
     ) -> Plan:
         """The plan that puts layer i of ``graph`` on host ``tiers[i]``, with the codecs and the cost of ``table``.
 
-        It is exact when ``mode`` says so, no codec that it uses is lossy, and its hosts compute in torch.
+        It is exact when ``mode`` says so, no codec that it uses is lossy, and its hosts compute in torch. With
+        ``shares`` its cost is a mean over samples; tensors that cross for none of the exits are never sent: as if raw.
 
         Raises:
             ValueError: a tier does not exist, or data would flow back to an earlier host.
         """
         order = tuple(layer.name for layer in graph.layers)
-        cost = price(graph, dict(zip(order, tiers, strict=True)), table)
+        placement = dict(zip(order, tiers, strict=True))
+        cost = price(graph, placement, table)
         hops: list[dict[str, str]] = [{} for _ in table.round_trip_ns]
         for transfer in cost.transfers:
-            hops[transfer.hop][transfer.tensor] = transfer.codec
-        if any(transfer.codec not in LOSSLESS for transfer in cost.transfers) or table.inexact_tiers & set(tiers):
+            is_sent = shares is None or shares.graph.consumers[transfer.tensor]
+            hops[transfer.hop][transfer.tensor] = transfer.codec if is_sent else "raw"
+        computing = set(tiers) if shares is None else {placement[name] for name in shares.layers}
+        if any(codec not in LOSSLESS for hop in hops for codec in hop.values()) or table.inexact_tiers & computing:
             mode = "fast"
+        if shares is not None:
+            cost = shares.price(placement, table)
         return cls(model, tuple(hosts), order, tuple(tiers), tuple(hops), cost, mode)
 
     @property

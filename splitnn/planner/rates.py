@@ -13,7 +13,6 @@ from splitnn.cost.network import Topology
 from splitnn.cost.profile import Profile
 from splitnn.graph.graph import Graph
 from splitnn.planner.constraints import NO_CONSTRAINTS, Constraints
-from splitnn.planner.exits import at_mean
 from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.search import cheapest
 from splitnn.planner.terms import Terms, terms_of
@@ -138,11 +137,15 @@ class RateProblem:
         tiers = line.tiers
         if self._shares is not None:
             tiers = self._ranges.filled(self._whole, dict(zip(self._graph.index, line.tiers, strict=True)))
-        decided = Plan.priced(self._whole, tiers, table=table, model=self._model, hosts=self._hosts, mode=self._mode)
-        if self._shares is None:
-            return decided
-        cost = self._shares.price(dict(zip(decided.order, tiers, strict=True)), table)
-        return at_mean(decided, cost, self._graph, mode=self._mode)
+        return Plan.priced(
+            self._whole,
+            tiers,
+            table=table,
+            model=self._model,
+            hosts=self._hosts,
+            mode=self._mode,
+            shares=self._shares,
+        )
 
     def _scaled(self, scale: int, per_bit_down: int, carry: Sequence[int]) -> Terms:
         terms = self._terms

@@ -11,29 +11,28 @@ import importlib.util
 import json
 import shutil
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from splitnn.errors import EngineMismatch, InvalidInput
 from splitnn.graph.ancestors import layers_before
-from splitnn.graph.code import Callee
 from splitnn.graph.exits import Exit
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
 from splitnn.graph.naming import tensor_named
 from splitnn.runtime.compiled import check_results
-from splitnn.runtime.engines.exchange import module_of, onnx_model
-from splitnn.runtime.engines.executorch import method_call, pte
-from splitnn.runtime.engines.onnxruntime import session_call
+from splitnn.runtime.head_formats import FORMATS
 from splitnn.runtime.stage import Stage, stage
 from splitnn.transport.contents import wire_datatype
+from splitnn.transport.instructions import FORMS, PACKINGS, instructions
 
 _FORMAT = "splitnn-head-1"
+_NOT_RUN = "nothing that can run it was there when it was written: only its names, shapes and types were checked"
 _PROTOCOL = "Open Inference Protocol v2 over gRPC: inference.GRPCInferenceService/ModelInfer"
 
 
@@ -84,19 +83,32 @@ def head_of(model: Model, layers: Iterable[str]) -> Head:
     return Head(stage(model, inputs, outputs, host="device"), crossing, results)
 
 
-def export(model: Model, head: Head, directory: str | Path, *, format: str, name: str, version: str = "") -> Path:
+def export(
+    model: Model,
+    head: Head,
+    directory: str | Path,
+    *,
+    format: str,
+    name: str,
+    version: str = "",
+    codecs: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """Write the head and its manifest to a new folder, after running it once beside torch; the manifest's path.
 
-    It takes inputs of the example's batch.
+    Core ML runs on macOS only: elsewhere such a head is written without having run, which the manifest says. The head
+    takes inputs of the example's batch. Of what crosses, ``codecs`` names what does not travel raw.
 
     Raises:
-        ValueError: no such format.
+        ValueError: no such format; nothing of that name crosses; its codec cannot be described, or does not take it.
         ModuleNotFoundError: the format's tools are not installed; says how to install them.
         EngineMismatch: the tools cannot convert the head, or what they made is too far from torch.
         FileExistsError: the folder exists and is not empty.
     """
     if format not in FORMATS:
         raise ValueError(f"no format is called {format!r}; there are {', '.join(FORMATS)}")
+    if stray := set(codecs) - set(head.crossing):
+        raise ValueError(f"{min(stray)!r} has a codec, and does not cross; these do: {', '.join(head.crossing)}")
+    request = _request(model, head, name=name, version=version, codecs=codecs)
     chosen = FORMATS[format]
     for module in chosen.needs:
         if importlib.util.find_spec(module) is None:
@@ -106,35 +118,56 @@ def export(model: Model, head: Head, directory: str | Path, *, format: str, name
         raise FileExistsError(f"{target} exists; give a new folder")
     example = [model.example[tensor] for tensor in head.stage.inputs]
     try:
-        content, call = chosen.make(head.stage, example)
+        made = chosen.make(head.stage, example)
         with torch.inference_mode():
-            found = call(*example)
+            found = None if made.call is None else made.call(*example)
     except Exception as error:  # every tool has its own errors
         raise EngineMismatch(f"the head cannot be written as {format}: {' '.join(str(error).split())[:500]}") from error
-    share = check_results(f"the head as {format}", head.stage.call, example, found)
-    manifest = _manifest(model, head, name=name, version=version) | {
+    share = None if found is None else check_results(f"the head as {format}", head.stage.call, example, found)
+    file = f"head.{chosen.suffix}"
+    inputs = [_described(tensor, model.graph.tensors[tensor]) for tensor in head.stage.inputs]
+    outputs = [_described(tensor, model.graph.tensors[tensor]) for tensor in head.stage.outputs]
+    manifest = _manifest(model, head, name=name, version=version, request=request) | {
         "head": {
-            "file": f"head.{chosen.suffix}",
+            "file": file,
             "format": format,
-            "size_bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "inputs": [_described(tensor, model.graph.tensors[tensor]) for tensor in head.stage.inputs],
-            "outputs": [_described(tensor, model.graph.tensors[tensor]) for tensor in head.stage.outputs],
-            "note": chosen.note,
+            "size_bytes": sum(map(len, made.files.values())),
+            **_digests(made.files),
+            "inputs": _with_features(format, inputs, made.inputs),
+            "outputs": _with_features(format, outputs, made.outputs),
+            "note": chosen.note if made.call is not None else f"{chosen.note}; {_NOT_RUN}",
             "difference_to_torch": share,
         }
     }
-    return _write(target, {f"head.{chosen.suffix}": content, "manifest.json": json.dumps(manifest, indent=1).encode()})
+    written = {str(PurePosixPath(file, path)): content for path, content in made.files.items()}
+    return _write(target, written | {"manifest.json": json.dumps(manifest, indent=1).encode()})
 
 
-def _manifest(model: Model, head: Head, *, name: str, version: str) -> dict[str, Any]:
+def _with_features(
+    format: str, described: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """With what the file itself says of them. Raises EngineMismatch: it has other shapes."""
+    shapes = [each["shape"] for each in described]
+    if features and shapes != (found := [each["shape"] for each in features]):
+        raise EngineMismatch(f"the head as {format} has tensors of {found} where it should have {shapes}")
+    return [{**each, **more} for each, more in zip(described, features or [{}] * len(described), strict=True)]
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Of the one file, or of all in a folder."""
+    if "" in files:
+        return {"sha256": hashlib.sha256(files[""]).hexdigest()}
+    listed = [
+        {"path": path, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for path, content in sorted(files.items())
+    ]
+    return {"files": listed}
+
+
+def _manifest(model: Model, head: Head, *, name: str, version: str, request: Mapping[str, Any]) -> dict[str, Any]:
     graph = model.graph
-    inside = set(head.stage.outputs)
     exits = model.exits.exits if model.exits is not None else ()
     last = exits[-1] if exits else None
-    left = [tensor for tensor in dict.fromkeys(graph.outputs) if tensor not in head.results]
-    early = {each.output for each in exits[:-1]}  # asked for by name they would have the server run the whole model
-    asked = [tensor for tensor in left if tensor not in early] or left
     return {
         "format": _FORMAT,
         "model": {
@@ -150,20 +183,35 @@ def _manifest(model: Model, head: Head, *, name: str, version: str) -> dict[str,
         "exits_of_the_head": [_rule(each, is_last=each is last) for each in exits if each.output in head.results],
         "server": {
             "protocol": _PROTOCOL,
-            "request": {
-                "model_name": name,
-                "model_version": version,
-                "parameters": {"splitnn_digest": {"string_param": model.digest}},
-                "inputs": [
-                    _described(tensor, graph.tensors[tensor])
-                    | {"from": "head" if tensor in inside else "model input", "codec": "raw"}
-                    for tensor in head.crossing
-                ],
-                "outputs": [{"name": tensor} for tensor in asked],
-                "contents": "raw_input_contents, one entry an input, in the order of inputs; little-endian, row-major",
-            },
+            "request": request,
             "response": "raw_output_contents, in the order of the response's own outputs; little-endian, row-major",
         },
+    }
+
+
+def _request(model: Model, head: Head, *, name: str, version: str, codecs: Mapping[str, str]) -> dict[str, Any]:
+    graph = model.graph
+    inside = set(head.stage.outputs)
+    exits = model.exits.exits if model.exits is not None else ()
+    left = [tensor for tensor in dict.fromkeys(graph.outputs) if tensor not in head.results]
+    early = {each.output for each in exits[:-1]}  # asked for by name they would have the server run the whole model
+    inputs = [
+        _described(tensor, graph.tensors[tensor])
+        | {"from": "head" if tensor in inside else "model input"}
+        | instructions(codecs.get(tensor, "raw"), graph.tensors[tensor])
+        for tensor in head.crossing
+    ]
+    payloads = [each["payload"] for each in inputs]
+    return {
+        "model_name": name,
+        "model_version": version,
+        "parameters": {"splitnn_digest": {"string_param": model.digest}},
+        "inputs": inputs,
+        "outputs": [{"name": tensor} for tensor in left if tensor not in early]
+        or [{"name": tensor} for tensor in left],
+        "contents": "raw_input_contents, one entry an input, in the order of inputs: its payload",
+        "forms": {form: FORMS[form] for form in dict.fromkeys(each["form"] for each in payloads)},
+        "packings": {by: PACKINGS[by] for by in dict.fromkeys(each["packed_in"] for each in payloads) if by},
     }
 
 
@@ -189,6 +237,7 @@ def _write(target: Path, files: Mapping[str, bytes]) -> Path:
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         for name, content in files.items():
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
             (scratch / name).write_bytes(content)
         scratch.chmod(0o755)
         if target.exists():
@@ -198,67 +247,3 @@ def _write(target: Path, files: Mapping[str, bytes]) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return target / "manifest.json"
-
-
-@dataclass(frozen=True, slots=True)
-class _Format:
-    suffix: str
-    needs: tuple[str, ...]  # modules
-    install: str
-    note: str  # how to feed the file
-    make: Callable[[Stage, Sequence[torch.Tensor]], tuple[bytes, Callee]]  # the file, and what it computes
-
-
-def _onnx(part: Stage, example: Sequence[torch.Tensor]) -> tuple[bytes, Callee]:
-    content: bytes = onnx_model(part.call, example, inputs=part.inputs, outputs=part.outputs).SerializeToString()
-    return content, session_call(content)
-
-
-def _executorch(part: Stage, example: Sequence[torch.Tensor]) -> tuple[bytes, Callee]:
-    content = pte(part.call, example)
-    return content, method_call(content)
-
-
-def _litert(part: Stage, example: Sequence[torch.Tensor]) -> tuple[bytes, Callee]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations of torch that the converter meets
-        import litert_torch
-
-        converted = litert_torch.convert(module_of(part.call), tuple(tensor.clone() for tensor in example))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "head.tflite"
-        converted.export(str(path))
-        content = path.read_bytes()
-
-    def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = converted(*values)
-        arrays = found if isinstance(found, (tuple, list)) else (found,)
-        return tuple(torch.as_tensor(array) for array in arrays)
-
-    return content, run
-
-
-FORMATS: Mapping[str, _Format] = {
-    "onnx": _Format(
-        "onnx",
-        ("onnxruntime", "onnx", "onnxscript"),
-        'pip install "splitnn[onnx]"',
-        "inputs and outputs go by the names that are listed here",
-        _onnx,
-    ),
-    "executorch": _Format(
-        "pte",
-        ("executorch",),
-        'pip install "splitnn[executorch]"',
-        "method forward; inputs and outputs go by position, in the order listed here",
-        _executorch,
-    ),
-    "litert": _Format(
-        "tflite",
-        ("litert_torch",),
-        "pip install litert-torch, in an environment of its own: it replaces typing_extensions and anyio by older ones",
-        "signature serving_default; inputs and outputs go by position, in the order listed here",
-        _litert,
-    ),
-}
-"""Core ML is not among them: what its converter makes runs on macOS only, and no head is written that was not run."""

@@ -150,6 +150,11 @@ class Int8:
         return layout.rebuild(as_dtype(torch.from_numpy(values), dtype))
 
 
+def range_count(shape: tuple[int, ...]) -> int:
+    """Ranges of a contiguous tensor of this shape in ``int8``: each is of as many elements, one after the other."""
+    return math.prod(_range_shape(Layout(shape)))
+
+
 def _is_range(low: NDArray[Any], step: NDArray[Any]) -> bool:
     """Whether every value of these ranges is a finite float32."""
     with np.errstate(over="ignore", invalid="ignore"):

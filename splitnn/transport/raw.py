@@ -55,6 +55,9 @@ class Inner(Protocol):
     """A codec that another one works on: ``payload_bytes`` is the size of its payload, or the most that it can be."""
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def lossless(self) -> bool: ...
 
     @property

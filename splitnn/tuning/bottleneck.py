@@ -9,16 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch.nn import functional
+from torch import nn
 
 from splitnn.errors import InvalidInput
 from splitnn.graph.capture import capture
 from splitnn.graph.graft import graft, tensor_values
-from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
 from splitnn.graph.naming import tensor_named
 from splitnn.graph.recipe import Recipe
-from splitnn.zoo.autoencoder import Bottleneck
+from splitnn.tuning.planes import planes_of
+from splitnn.zoo.autoencoder import Bottleneck, SpreadRows
+from splitnn.zoo.planes import InPlanes
 
 NAME = "bottleneck"
 """Layers that are grown in are called so."""
@@ -29,7 +30,7 @@ def cut_tensor(model: Model, text: str) -> str:
 
     Raises:
         InvalidInput: there is none, or the model has exits.
-        ValueError: it is no image-like float tensor (N, C, H, W), or no layer reads it.
+        ValueError: it has no planes (``planes_of``), or no layer reads it.
     """
     if model.exits is not None:
         raise InvalidInput(
@@ -38,27 +39,21 @@ def cut_tensor(model: Model, text: str) -> str:
         )
     graph = model.graph
     tensor = tensor_named(graph, text)
-    _check(graph.tensors[tensor], tensor)
+    planes_of(graph, tensor)
     if not graph.consumers[tensor] or tensor not in graph.producer:
         raise ValueError(f"{tensor!r} is an input or an output; a bottleneck lies between layers")
     return tensor
 
 
-def _check(spec: TensorSpec, tensor: str) -> None:
-    if len(spec.shape) != 4 or spec.dtype != "float32":
-        raise ValueError(
-            f"a bottleneck takes a float32 tensor (N, C, H, W); {tensor!r} is {spec.dtype} {list(spec.shape)}"
-        )
-
-
-def patch_that_fits(spec: TensorSpec, patch: int) -> None:
-    """Raises InvalidInput unless the tensor's height and width are multiples of ``patch``."""
-    if spec.shape[2] % patch or spec.shape[3] % patch:
-        raise InvalidInput(f"patches of {patch} x {patch} do not tile {spec.shape[2]} x {spec.shape[3]}")
+def patch_that_fits(planes: torch.Tensor, patch: tuple[int, int]) -> None:
+    """Raises InvalidInput unless the height and the width of planes (N, C, H, W) are multiples of the patch's."""
+    height, width = planes.shape[2:]
+    if height % patch[0] or width % patch[1]:
+        raise InvalidInput(f"patches of {patch[0]} x {patch[1]} do not tile {height} x {width}: give another --patch")
 
 
 def insert(model: Model, tensor: str, bottleneck: Bottleneck, *, recipe: Recipe | None = None) -> Model:
-    """The version of the model in which ``tensor`` passes through the bottleneck.
+    """The version of the model in which ``tensor``, seen as planes, passes through the bottleneck.
 
     Raises:
         ValueError: the model has a bottleneck already, or this one is of another shape.
@@ -67,7 +62,9 @@ def insert(model: Model, tensor: str, bottleneck: Bottleneck, *, recipe: Recipe 
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"{tensor!r} is a number, no tensor")
     grows = model.graph.tensors[tensor].batch_growth[:1] == (1,)
-    scion = capture(bottleneck.eval(), (value,), batch="auto" if grows else "fixed")
+    planes = planes_of(model.graph, tensor)
+    inside = bottleneck if planes.form == "image" else InPlanes(bottleneck, planes)
+    scion = capture(inside.eval(), (value,), batch="auto" if grows else "fixed")
     (fed,), (decoded,) = scion.graph.inputs, scion.graph.outputs
     grown = graft(model, scion, name=NAME, at={fed: tensor}, replacing={tensor: decoded})
     return replace(grown, recipe=recipe, exits=None)
@@ -89,11 +86,20 @@ def crossing_tensor(version: Model) -> str:
     return made[-1]
 
 
-def pixels_of(patches: torch.Tensor, *, channels: int, patch: int) -> torch.Tensor:
-    """(N, C * patch * patch, h, w), as a decoder makes them, to (N, C, h * patch, w * patch)."""
-    return functional.pixel_shuffle(patches, patch) if patch > 1 else patches.view(-1, channels, *patches.shape[2:])
+def pixels_of(patches: torch.Tensor, *, patch: tuple[int, int]) -> torch.Tensor:
+    """(N, C * rows * columns, h, w), as a decoder makes them, to (N, C, h * rows, w * columns)."""
+    if patch == (1, 1):
+        return patches
+    rows, columns = patch
+    spread = nn.PixelShuffle(rows) if rows == columns else SpreadRows(rows)
+    found: torch.Tensor = spread(patches)
+    return found
 
 
-def patches_of(values: torch.Tensor, patch: int) -> torch.Tensor:
-    """(N, C, H, W) to (N, C * patch * patch, H / patch, W / patch): the inverse of ``pixels_of``."""
-    return functional.pixel_unshuffle(values, patch) if patch > 1 else values
+def patches_of(values: torch.Tensor, patch: tuple[int, int]) -> torch.Tensor:
+    """(N, C, H, W) to (N, C * rows * columns, H / rows, W / columns): the inverse of ``pixels_of``."""
+    if patch == (1, 1):
+        return values
+    rows, columns = patch
+    cut: torch.Tensor = values.unflatten(2, (-1, rows)).unflatten(4, (-1, columns))  # (N, C, h, rows, w, columns)
+    return cut.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)

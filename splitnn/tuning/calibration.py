@@ -21,15 +21,27 @@ from splitnn.cost.accuracy import Calibrated, Calibration
 from splitnn.cost.codec_costs import TensorCodec
 from splitnn.cost.exit_drops import Asked, ExitDrops
 from splitnn.errors import CodecError
+from splitnn.graph.ancestors import layers_before
 from splitnn.graph.code import Callee
 from splitnn.graph.exits import Exit
 from splitnn.graph.extract import extract
-from splitnn.graph.graph import TensorSpec
+from splitnn.graph.graph import Graph, TensorSpec
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import NO_DROP, Drop
-from splitnn.tuning.drops import answers_of
-from splitnn.tuning.evaluation import Progress, Samples, batch_size, batches, check_data, check_numbers, silent
+from splitnn.tuning.answers import Answer, answer_of
+from splitnn.tuning.evaluation import (
+    Progress,
+    Samples,
+    batch_size,
+    batches,
+    check_data,
+    check_labels,
+    check_numbers,
+    judged_on,
+    silent,
+)
 from splitnn.tuning.outcomes import Outcomes, drop_by_policy, judges, touched
+from splitnn.tuning.sensitivity import read_beside
 
 
 class Codec(TensorCodec, Protocol):
@@ -52,22 +64,26 @@ def calibrate(
     *,
     codecs: Mapping[str, Codec],
     tensors: Sequence[str] | None = None,
+    answer: Answer | None = None,
     progress: Progress = silent,
     refused: Refused | None = None,
 ) -> Calibration:
     """Codecs on tensors (``candidates`` by default), judged by labels where the data have them, else by agreement.
 
-    A codec that refuses a tensor's values is left out for that tensor, which ``refused`` is told. Of a model with exits
-    the drops are those of its last exit alone, and those of every way to ask them stand beside (``Calibration.exits``).
+    Answers are compared as ``answer`` has it (``answer_of`` by default). A codec that refuses a tensor's values is left
+    out for that tensor, which ``refused`` is told. Of a model with exits the drops are those of its last exit alone,
+    and those of every way to ask them stand beside (``Calibration.exits``).
 
     Raises:
-        InvalidInput: the data do not fit the model, or it answers NaN.
-        ValueError: a tensor does not exist or does not suffice for the answer, or the model has no single answer.
+        InvalidInput: the data do not fit the model, it answers NaN, or it has no single answer.
+        ValueError: a tensor does not exist or does not suffice for the answer (``read_beside``).
     """
     check_data(model, data)
-    exits = judges(model)
-    chosen = tuple(tensors) if tensors is not None else candidates(model)
-    trials = {tensor: _trial(model, tensor, codecs, exits) for tensor in chosen}
+    answer = answer_of(model) if answer is None else answer
+    check_labels(model, data, answer)
+    exits = judges(model, answer)
+    chosen = tuple(tensors) if tensors is not None else candidates(model, answer)
+    trials = {tensor: _trial(model, tensor, codecs, exits, answer) for tensor in chosen}
     outputs = [each.output for each in exits]
     head = extract(model, model.graph.inputs, (*trials, *outputs))
     total = max(1, len(data.origins) // batch_size(model)) * max(1, len(trials))
@@ -79,8 +95,8 @@ def calibrate(
             values, logits = found[: len(trials)], dict(zip(outputs, found[len(trials) :], strict=True))
             whole = logits[outputs[-1]]
             check_numbers(whole, f"{data.source}: what the model answers")
-            truth = whole.argmax(1) if data.labels is None else data.labels[seen : seen + len(whole)]
-            parts.append(Outcomes.of(exits, logits, truth))
+            truth = answer.truth(whole, None if data.labels is None else data.labels[seen : seen + len(whole)])
+            parts.append(Outcomes.of(exits, logits, truth, answer))
             for (tensor, trial), value in zip(trials.items(), values, strict=True):
                 progress(min(1.0, done / total), f"calibrating {tensor}")
                 trial.add(value, logits, parts[-1], truth, batch, refused)
@@ -94,7 +110,7 @@ def calibrate(
             for tensor, codecs_of in measured.items()
         },
         against="model" if data.labels is None else "labels",
-        data=data.source,
+        data=judged_on(model, data, answer),
         samples=seen,
         exits=None
         if model.exits is None
@@ -108,20 +124,25 @@ def calibrate(
     )
 
 
-def candidates(model: Model, *, most: int = MOST_TENSORS) -> tuple[str, ...]:
-    """Tensors that suffice for the answer alone and have no more elements than all such before them, inputs included.
+def candidates(model: Model, answer: Answer, *, most: int = MOST_TENSORS) -> tuple[str, ...]:
+    """Tensors that suffice for the answer and have no more elements than all such before them, inputs included.
 
+    Alone, or, where the model has several inputs that all went into them, with some of these beside (``read_beside``).
     A later and larger one is never worth a cut. Of more than ``most`` those stay that are smaller than all before, and
     of the others as many as fit, evenly.
     """
     graph = model.graph
-    answers = answers_of(model)
     inputs = list(graph.inputs) if len(graph.inputs) == 1 else []
     kept = [(tensor, _elements(graph.tensors[tensor])) for tensor in inputs]
     for tensor in graph.producer:
         size = _elements(graph.tensors[tensor])
         is_small = not kept or size <= kept[-1][1]
-        if is_small and graph.consumers[tensor] and tensor not in graph.outputs and _suffices(model, tensor, answers):
+        if (
+            is_small
+            and graph.consumers[tensor]
+            and tensor not in graph.outputs
+            and _suffices(model, tensor, answer.output)
+        ):
             kept.append((tensor, size))
     if len(kept) > most:
         smaller = [each for i, each in enumerate(kept) if i == 0 or each[1] < kept[i - 1][1]][:most]
@@ -138,28 +159,34 @@ def _elements(spec: TensorSpec) -> int:
 
 def _suffices(model: Model, tensor: str, answers: str) -> bool:
     try:
-        model.program.needed((tensor,), (answers,))
+        beside = read_beside(model, tensor, answers)
     except ValueError:
         return False
-    return True
+    return not beside or _inputs_of(model.graph, tensor) == set(model.graph.inputs)
 
 
-def _trial(model: Model, tensor: str, codecs: Mapping[str, Codec], exits: Sequence[Exit]) -> _Trial:
+def _inputs_of(graph: Graph, tensor: str) -> set[str]:
+    """Inputs that went into a tensor."""
+    before = layers_before(graph, [tensor])
+    return {read for name in before for read in graph.layer(name).inputs} & set(graph.inputs)
+
+
+def _trial(model: Model, tensor: str, codecs: Mapping[str, Codec], exits: Sequence[Exit], answer: Answer) -> _Trial:
     graph = model.graph
     if tensor not in graph.tensors:
         raise ValueError(f"the model has no tensor {tensor!r}; `splitnn plan` names those that cross")
-    given = graph.inputs if tensor in graph.inputs else (tensor,)
-    model.program.needed(given, (exits[-1].output,))  # it suffices for the last one
+    within = tensor in graph.inputs
+    given = graph.inputs if within else (tensor, *read_beside(model, tensor, exits[-1].output))
     depends = touched(model, exits, tensor)
     outputs = [each.output for each, does in zip(exits, depends, strict=True) if does]
-    if given == (tensor,):
+    if not within:
         try:
             model.program.needed(given, outputs)
         except ValueError:  # an early exit reads past it: what is not behind the tensor is computed as it was
             given = (tensor, *graph.inputs)
     taking = [codec for codec in codecs.values() if codec.accepts(graph.tensors[tensor])]
     tail = extract(model, given, tuple(outputs))
-    return _Trial(tensor, _Tail(given, outputs, tail), exits, taking, touched=depends, request=graph.batch)
+    return _Trial(tensor, _Tail(given, outputs, tail), exits, taking, answer, touched=depends, request=graph.batch)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -186,12 +213,13 @@ class _Trial:
         tail: _Tail,
         exits: Sequence[Exit],
         codecs: Sequence[Codec],
+        answer: Answer,
         *,
         touched: Sequence[bool],
         request: int,
     ) -> None:
         self._tensor, self._tail, self._exits, self._touched, self._request = tensor, tail, exits, touched, request
-        self._codecs = list(codecs)
+        self._codecs, self._answer = list(codecs), answer
         self._sizes: dict[str, list[int]] = defaultdict(list)
         self._after: dict[str, list[Outcomes]] = defaultdict(list)
 
@@ -219,7 +247,7 @@ class _Trial:
             if key not in known:
                 arguments = [decoded if name == self._tensor else batch[name] for name in self._tail.given]
                 said = dict(zip(self._tail.outputs, self._tail.run(*arguments), strict=True))
-                known[key] = Outcomes.of(self._exits, {**logits, **said}, truth)
+                known[key] = Outcomes.of(self._exits, {**logits, **said}, truth, self._answer)
             self._sizes[codec.name] += [each.size_bytes for each in coded]
             self._after[codec.name].append(known[key])
 

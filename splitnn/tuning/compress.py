@@ -13,10 +13,11 @@ from splitnn.graph.ancestors import layers_before
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import Drop, Recipe, Setting
 from splitnn.graph.stand_in import stand_in
+from splitnn.tuning.answers import Answer, answer_of
 from splitnn.tuning.confidence import recounted
-from splitnn.tuning.drops import answers_of, changes, drop_of
-from splitnn.tuning.evaluation import Progress, Samples, silent, values_on
-from splitnn.tuning.int8 import int8_arithmetic, int8_weights
+from splitnn.tuning.drops import drop_of
+from splitnn.tuning.evaluation import Progress, Samples, check_labels, judged_on, silent, values_on
+from splitnn.tuning.int8 import int8_arithmetic, int8_bytes, int8_weights
 from splitnn.tuning.learning import Lessons, learned
 from splitnn.tuning.prune import pruned
 from splitnn.tuning.rebuild import learnable, rebuilt
@@ -29,18 +30,27 @@ class Judged:
     """Held-out data with what the base model answers on it."""
 
     data: Samples
-    logits: torch.Tensor  # (N, classes)
+    logits: torch.Tensor  # (N, ...)
+    answer: Answer
+    source: str  # of the data, and how answers are compared
 
     @classmethod
-    def by(cls, model: Model, data: Samples, *, progress: Progress = silent) -> Judged:
-        """The base model's own answers."""
-        return cls(data, logits_on(model, data, progress=progress))
+    def by(cls, model: Model, data: Samples, *, answer: Answer | None = None, progress: Progress = silent) -> Judged:
+        """The base model's own answers.
+
+        Raises:
+            InvalidInput: the data do not fit, or the model has no single answer.
+        """
+        answer = answer_of(model) if answer is None else answer
+        check_labels(model, data, answer)
+        logits = logits_on(model, data, answer, progress=progress)
+        return cls(data, logits, answer, judged_on(model, data, answer))
 
     def drop(self, logits: torch.Tensor) -> Drop:
         """What these logits for the same samples lose: accuracy by the labels, or agreement with the base."""
         count = min(len(self.logits), len(logits))  # a fixed batch may leave out the last ones
         labels = None if self.data.labels is None else self.data.labels[:count]
-        changed = changes(self.logits[:count], logits[:count], labels)
+        changed = self.answer.changes(self.logits[:count], logits[:count], labels)
         return drop_of(changed, self.data.origins[:count])
 
 
@@ -63,7 +73,14 @@ def int8_weights_version(model: Model, *, until: str = "") -> Model:
 
 
 def pruned_version(
-    model: Model, data: Samples, *, flops: float, until: str = "", lessons: Lessons, progress: Progress = silent
+    model: Model,
+    data: Samples,
+    *,
+    answer: Answer | None = None,
+    flops: float,
+    until: str = "",
+    lessons: Lessons,
+    progress: Progress = silent,
 ) -> Model:
     """The model without the channels that matter least, which then learns the whole model's answers on the data.
 
@@ -73,31 +90,38 @@ def pruned_version(
     layers = head_layers(model, until)
     progress(0.0, "weighing channels")
     small = pruned(model, data, flops=flops, layers=layers)
-    return _taught(small, model, data, layers=layers, lessons=lessons, progress=progress)
+    return _taught(small, model, data, answer or answer_of(model), layers=layers, lessons=lessons, progress=progress)
 
 
-def student_of(model: Model, student: Model) -> Model:
+def student_of(model: Model, student: Model, answer: Answer | None = None) -> Model:
     """The student in the model's place: it reads the model's inputs and answers under the model's name.
 
     Raises:
         InvalidInput: it reads something else, or answers in other classes.
     """
-    answers, own = answers_of(model), answers_of(student)
-    classes, learnt = model.graph.tensors[answers].shape[1], student.graph.tensors[own].shape[1]
-    if classes != learnt:
-        raise InvalidInput(f"the model answers in {classes} classes, the one that is to learn from it in {learnt}")
+    answers, own = (answer or answer_of(model)).output, answer_of(student).output
+    wanted, found = (tuple(each.graph.tensors[at].shape[1:]) for each, at in ((model, answers), (student, own)))
+    if wanted != found:
+        said = [f"{shape[0]} classes" if len(shape) == 1 else f"{shape} a sample" for shape in (wanted, found)]
+        raise InvalidInput(f"the model answers in {said[0]}, the one that is to learn from it in {said[1]}")
     return stand_in(student, model, answer=own, original_answer=answers)
 
 
 def distilled_version(
-    model: Model, student: Model, data: Samples, *, lessons: Lessons, progress: Progress = silent
+    model: Model,
+    student: Model,
+    data: Samples,
+    *,
+    answer: Answer | None = None,
+    lessons: Lessons,
+    progress: Progress = silent,
 ) -> Model:
     """The student, which ``student_of`` put in the model's place, after it learned the model's answers on the data.
 
     Raises:
         InvalidInput: the data do not fit.
     """
-    return _taught(student, model, data, layers=None, lessons=lessons, progress=progress)
+    return _taught(student, model, data, answer or answer_of(model), layers=None, lessons=lessons, progress=progress)
 
 
 def with_recipe(
@@ -117,12 +141,13 @@ def with_recipe(
         method=method,
         base=base.digest,
         settings=dict(settings),
-        drop=judged.drop(logits_on(version, judged.data)),
+        drop=judged.drop(logits_on(version, judged.data, judged.answer)),
         against="model" if judged.data.labels is None else "labels",
-        data=judged.data.source,
+        data=judged.source,
         samples=len(judged.logits),
         figures={
             "weight_bytes": float(sum(version.graph.weight_bytes.values())),
+            **({"int8_weight_bytes": float(int8_bytes(version))} if method.startswith("int8") else {}),
             "base_weight_bytes": float(sum(base.graph.weight_bytes.values())),
             "flops": float(sum(layer.flops for layer in version.graph.layers)),
             "base_flops": float(sum(layer.flops for layer in base.graph.layers)),
@@ -132,10 +157,9 @@ def with_recipe(
     return replace(version, recipe=recipe, exits=recounted(version, judged.data))
 
 
-def logits_on(model: Model, data: Samples, *, progress: Progress = silent) -> torch.Tensor:
-    """The model's answers on all the data: (N, classes)."""
-    answers = answers_of(model)
-    return values_on(model, data, [answers], progress=progress)[answers].float()
+def logits_on(model: Model, data: Samples, answer: Answer, *, progress: Progress = silent) -> torch.Tensor:
+    """What the model answers on all the data: (N, ...)."""
+    return values_on(model, data, [answer.output], progress=progress)[answer.output].float()
 
 
 def head_layers(model: Model, until: str) -> set[str] | None:
@@ -155,6 +179,7 @@ def _taught(
     student: Model,
     teacher: Model,
     data: Samples,
+    answer: Answer,
     *,
     layers: set[str] | None,
     lessons: Lessons,
@@ -162,8 +187,10 @@ def _taught(
 ) -> Model:
     if lessons.steps == 0:
         return student
-    targets = logits_on(teacher, data, progress=progress)
+    targets = logits_on(teacher, data, answer, progress=progress)
     if len(targets) != len(data.origins):
         raise InvalidInput(f"{len(data.origins)} samples do not fill the model's fixed batch of {teacher.graph.batch}")
     names = learnable(student, layers)
-    return rebuilt(student, learned(student, data, targets, weights=names, lessons=lessons, progress=progress))
+    return rebuilt(
+        student, learned(student, data, targets, answer=answer, weights=names, lessons=lessons, progress=progress)
+    )

@@ -21,6 +21,7 @@ from splitnn.graph.graph import Graph
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import NO_DROP, Recipe
 from splitnn.runtime.exits import confidences
+from splitnn.tuning.answers import Answer
 from splitnn.tuning.drops import design_effect
 from splitnn.tuning.evaluation import Samples, check_labels, values_on
 from splitnn.tuning.exit_thresholds import Keeps, Numbers, choose_thresholds
@@ -116,7 +117,7 @@ class _Seen:
         """``answers``, int64 (N,), are right where the data have no labels; the last exit's by default."""
         found = values_on(model, data, tuple(outputs))
         logits = [found[output] for output in outputs]
-        check_labels(data, logits[-1].shape[1])
+        check_labels(model, data, Answer(outputs[-1]))
         own = logits[-1].argmax(1) if answers is None else answers
         truth = own if data.labels is None else data.labels[: len(logits[-1])]
         return cls(logits, truth)

@@ -10,7 +10,7 @@ import torch
 from splitnn.errors import InvalidInput
 from splitnn.graph.extract import extract
 from splitnn.graph.model import Model
-from splitnn.tuning.drops import answers_of
+from splitnn.tuning.answers import Answer
 
 Progress = Callable[[float, str], None]
 """Told how much of the work is done, 0 to 1, and what is being done."""
@@ -28,7 +28,7 @@ class Samples(Protocol):
 
     @property
     def labels(self) -> torch.Tensor | None:
-        """(N,), int64."""
+        """int64: one a sample (N,), or one a place of a map (N, ...)."""
         ...
 
     @property
@@ -52,10 +52,9 @@ def batch_size(model: Model) -> int:
 
 
 def check_data(model: Model, data: Samples) -> None:
-    """Raises InvalidInput unless the data are of the model's inputs, fill its batch, and can be judged.
+    """Raises InvalidInput unless the data are of the model's inputs and fill its batch.
 
-    As many of each input, no NaN among them, and labels as ``check_labels`` wants them. Where the model has no single
-    answer, nobody can say here how many classes there are.
+    As many of each input, and no NaN among them.
     """
     graph = model.graph
     if set(data.inputs) != set(graph.inputs):
@@ -72,27 +71,39 @@ def check_data(model: Model, data: Samples) -> None:
         check_numbers(tensor, f"{data.source}: {name!r}")
     if len(data.origins) < graph.batch:
         raise InvalidInput(f"{data.source} holds {len(data.origins)} samples; the model takes {graph.batch} at once")
-    try:
-        classes = graph.tensors[answers_of(model)].shape[1]
-    except ValueError:
-        classes = None
-    check_labels(data, classes)
 
 
-def check_labels(data: Samples, classes: int | None) -> None:
-    """Raises InvalidInput unless labels, if there are any, are int64 (N,) from 0 to below ``classes`` (None: any)."""
+def check_labels(model: Model, data: Samples, answer: Answer) -> None:
+    """Raises InvalidInput unless labels, if there are any, are classes of the answer, int64, one a sample or place."""
     labels = data.labels
     if labels is None:
         return
-    if labels.dtype != torch.int64 or tuple(labels.shape) != (len(data.origins),):
+    if answer.cosine is not None:
         raise InvalidInput(
-            f"{data.source}: labels are int64 ({len(data.origins)},), one a sample, not {labels.dtype} "
-            f"{tuple(labels.shape)}"
+            f"{data.source} has labels, and the model answers with an embedding, {answer.output!r}, which is judged by "
+            "how near it stays to itself: give data without labels"
         )
-    low, high = (int(end) for end in labels.aminmax()) if len(labels) else (0, 0)
-    if low < 0 or (classes is not None and high >= classes):
-        told = "" if classes is None else f" to {classes - 1}: the model has {classes} classes"
-        raise InvalidInput(f"{data.source}: labels lie between {low} and {high}, and must be from 0{told}")
+    shape = model.graph.tensors[answer.output].shape
+    classes = shape[answer.axis]
+    places = [size for at, size in enumerate(shape) if at not in (0, answer.axis)]
+    wanted = (len(data.origins), *places)
+    if labels.dtype != torch.int64 or tuple(labels.shape) != wanted:
+        raise InvalidInput(
+            f"{data.source}: labels are int64 {wanted}, one a {'place' if places else 'sample'}, not {labels.dtype} "
+            f"{tuple(labels.shape)}; without labels the model is compared with itself"
+        )
+    low, high = (int(end) for end in labels.aminmax()) if labels.numel() else (0, 0)
+    if low < 0 or high >= classes:
+        raise InvalidInput(
+            f"{data.source}: labels lie between {low} and {high}, and must be from 0 to {classes - 1}: the model has "
+            f"{classes} classes"
+        )
+
+
+def judged_on(model: Model, data: Samples, answer: Answer) -> str:
+    """The data's name for a report, with what answers were compared by unless that is the usual largest logit."""
+    usual = answer.cosine is None and len(model.graph.tensors[answer.output].shape) == 2
+    return data.source if usual else f"{data.source}, judged by {answer}"
 
 
 def check_numbers(tensor: torch.Tensor, what: str) -> None:

@@ -23,6 +23,7 @@ from splitnn.graph.graft import graft, tensor_values
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
 from splitnn.graph.naming import tensor_named
+from splitnn.tuning.answers import answer_of
 from splitnn.tuning.confidence import calibrate_exits, recipe_of_exits
 from splitnn.tuning.evaluation import Samples, batches, check_data, check_numbers
 
@@ -168,7 +169,16 @@ def _answer(model: Model, answer: str | None) -> str:
         raise InvalidInput(f"{found!r} is no output of the model; these are: {outputs}")
     spec = model.graph.tensors[found]
     if len(spec.shape) != 2 or spec.dtype != "float32" or spec.shape[1] < 2:
-        raise InvalidInput(f"an answer is logits, float32 (N, classes); {found!r} is {spec.dtype} {spec.shape}")
+        raise InvalidInput(
+            f"an exit answers a sample with one class and how sure it is: the answer is logits, float32 (N, classes); "
+            f"{found!r} is {spec.dtype} {spec.shape}, and a model that answers so sends less with a bottleneck only "
+            "(`splitnn bottleneck`)"
+        )
+    if answer is None and model.exits is None and answer_of(model).cosine is not None:
+        raise InvalidInput(
+            f"{found!r} is an embedding (its rows have length 1), of which no exit can say how sure it is; "
+            f"where it holds logits all the same, say so (--answer {found})"
+        )
     return found
 
 

@@ -12,12 +12,15 @@ from splitnn.graph.extract import extract
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import Drop, Recipe, Setting
 from splitnn.transport.codec import CODECS
+from splitnn.tuning.answers import Answer, answer_of
 from splitnn.tuning.bottleneck import crossing_tensor, insert, patch_that_fits
-from splitnn.tuning.drops import answers_of, changes, drop_of
-from splitnn.tuning.evaluation import Progress, Samples, batch_size, silent, values_on
-from splitnn.tuning.sensitivity import gradients
+from splitnn.tuning.drops import drop_of
+from splitnn.tuning.evaluation import Progress, Samples, batch_size, check_labels, judged_on, silent, values_on
+from splitnn.tuning.planes import planes_of
+from splitnn.tuning.sensitivity import answering, gradients, read_beside
 from splitnn.tuning.transform import Basis, basis, transform_bottleneck
 from splitnn.zoo.autoencoder import Bottleneck
+from splitnn.zoo.planes import Planes
 
 CODEC = "entropy"
 """What the symbols travel in."""
@@ -31,12 +34,22 @@ class Ground:
 
     model: Model
     tensor: str
-    values: torch.Tensor  # (N, C, H, W), of the data to fit to
-    teacher: torch.Tensor  # (N, classes): what the model answers there
+    planes: Planes  # how the tensor is seen
+    answer: Answer
+    values: torch.Tensor  # (N, C, H, W): the planes, of the data to fit to
+    beside: Mapping[str, torch.Tensor]  # inputs that the rest of the model reads beside the tensor, there
+    teacher: torch.Tensor  # (N, ...): what the model answers there
     origins: tuple[str, ...]  # of each of these samples
-    held_out: torch.Tensor
+    held_out: torch.Tensor  # as the model has it
     held_out_answers: torch.Tensor
     judged_by: Samples
+
+    def answering(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """What answers for planes (n, C, H, W) in place of the tensor's at these rows (n,) of ``values``."""
+        run = answering(self.model, self.tensor, answers=self.answer.output)
+        return lambda planes, rows: run(
+            self.planes.back(planes), {name: inputs[rows] for name, inputs in self.beside.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -48,28 +61,42 @@ class Judgement:
     p95_bytes: float
 
 
-def ground(model: Model, tensor: str, *, fit_to: Samples, judge_by: Samples, progress: Progress = silent) -> Ground:
+def ground(
+    model: Model,
+    tensor: str,
+    *,
+    fit_to: Samples,
+    judge_by: Samples,
+    answer: Answer | None = None,
+    progress: Progress = silent,
+) -> Ground:
     """Run the model on both parts of the data.
 
     Raises:
-        InvalidInput: the data do not fit the model.
-        ValueError: the model has no single answer, or the tensor does not suffice for it.
+        InvalidInput: the data do not fit the model, or it has no single answer.
+        ValueError: the tensor does not suffice for the answer (``read_beside``), or has no planes.
     """
-    answers = answers_of(model)
-    model.program.needed((tensor,), (answers,))
+    answer = answer_of(model) if answer is None else answer
+    answers, planes = answer.output, planes_of(model.graph, tensor)
+    beside = read_beside(model, tensor, answers)
+    check_labels(model, judge_by, answer)
     fitted, judged = (
         values_on(model, data, (tensor, answers), progress=progress, what="running the model on the data")
         for data in (fit_to, judge_by)
     )
+    count = len(fitted[answers])
     return Ground(
-        model,
-        tensor,
-        fitted[tensor],
-        fitted[answers],
-        fit_to.origins[: len(fitted[answers])],
-        judged[tensor],
-        judged[answers],
-        judge_by,
+        model=model,
+        tensor=tensor,
+        planes=planes,
+        answer=answer,
+        values=planes.of(fitted[tensor]).contiguous(),
+        beside={name: fit_to.inputs[name][:count] for name in beside},
+        teacher=fitted[answers],
+        origins=fit_to.origins[:count],
+        held_out=judged[tensor],
+        held_out_answers=judged[answers],
+        judged_by=judge_by,
     )
 
 
@@ -87,7 +114,7 @@ def transform_versions(
     found = transform_basis(given, patch=patch, seed=seed, progress=progress)
     for step in steps:
         progress(0.9, f"fitting a step of {step:g}")
-        made = transform_bottleneck(given.values, found, step=step)
+        made = transform_bottleneck(given.values, found, step=step, kernel=given.planes.kernel(3))
         yield judged(given, made, method="transform", settings={"step": step, "patch": patch, "seed": seed})
 
 
@@ -97,12 +124,21 @@ def transform_basis(given: Ground, *, patch: int, seed: int, progress: Progress 
     Raises:
         InvalidInput: patches do not tile the tensor.
     """
-    patch_that_fits(given.model.graph.tensors[given.tensor], patch)
+    sides = given.planes.sides(patch)
+    patch_that_fits(given.values, sides)
     model = given.model
     count = len(given.values) - len(given.values) % batch_size(model)
-    chosen = given.values[: min(count, _FELT_SAMPLES)]
-    felt = gradients(model, given.tensor, chosen, answers=answers_of(model), seed=seed, progress=progress)
-    return basis(given.values, felt, patch=patch)
+    count = min(count, _FELT_SAMPLES)
+    felt = gradients(
+        model,
+        given.tensor,
+        given.planes.back(given.values[:count]),
+        beside={name: rows[:count] for name, rows in given.beside.items()},
+        answer=given.answer,
+        seed=seed,
+        progress=progress,
+    )
+    return basis(given.values, given.planes.of(felt), patch=sides)
 
 
 def judged(given: Ground, bottleneck: Bottleneck, *, method: str, settings: Mapping[str, Setting]) -> Model:
@@ -116,7 +152,7 @@ def judged(given: Ground, bottleneck: Bottleneck, *, method: str, settings: Mapp
         settings={"tensor": given.tensor, **settings, "fitted_to_samples": len(given.values)},
         drop=found.drop,
         against="model" if data.labels is None else "labels",
-        data=data.source,
+        data=judged_on(given.model, data, given.answer),
         samples=len(given.held_out),
         figures={"median_bytes": found.median_bytes, "p95_bytes": found.p95_bytes},
     )
@@ -125,17 +161,19 @@ def judged(given: Ground, bottleneck: Bottleneck, *, method: str, settings: Mapp
 
 def judgement(given: Ground, version: Model) -> Judgement:
     """What the version answers and sends on the data to judge by."""
-    crossing, answers = crossing_tensor(version), answers_of(version)
-    run: Callable[..., tuple[torch.Tensor, ...]] = extract(version, (given.tensor,), (crossing, answers))
+    crossing, answers, beside = crossing_tensor(version), given.answer.output, tuple(given.beside)
+    run: Callable[..., tuple[torch.Tensor, ...]] = extract(version, (given.tensor, *beside), (crossing, answers))
     request = version.graph.batch
     sizes: list[int] = []
-    changed: list[int] = []
+    changed: list[float] = []
     with torch.inference_mode():
         for start in range(0, len(given.held_out), batch_size(given.model)):
             part = slice(start, start + batch_size(given.model))
-            symbols, logits = run(given.held_out[part].clone())
+            symbols, logits = run(
+                given.held_out[part].clone(), *(given.judged_by.inputs[name][part] for name in beside)
+            )
             labels = None if given.judged_by.labels is None else given.judged_by.labels[part]
-            changed += changes(given.held_out_answers[part], logits, labels)
+            changed += given.answer.changes(given.held_out_answers[part], logits, labels)
             sizes += [len(memoryview(CODECS[CODEC].encode(each.clone()))) for each in symbols.split(request)]
     drop = drop_of(changed, given.judged_by.origins[: len(changed)])
     top = quantiles(sizes, n=20, method="inclusive")[-1] if len(sizes) > 1 else float(sizes[0])

@@ -1,8 +1,9 @@
 """Models in eight bits: a package a quarter as large, and arithmetic in int8 on engines that have it.
 
-Weights are symmetric, with one scale an output channel, which is how such engines take them. What restores them depends
-on weights only, so every host does it once when it loads the model. Tensors are rounded to grids in the program itself:
-torch computes in floats what the engines compute in int8, and any cut goes through either.
+Weights are symmetric, with one scale an output channel (of a recurrent layer, a gate of a unit), which is how such
+engines take them. What restores them depends on weights only, so every host does it once when it loads the model.
+Recurrent layers and embeddings are stored so, and compute in floats on every engine. Tensors are rounded to grids in
+the program itself: torch computes in floats what the engines compute in int8, and any cut goes through either.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _QUANTISED = {
     "aten.linear.default": 1,
     "aten.embedding.default": 0,
 }
+_RECURRENT = frozenset(f"aten.{name}.input" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
+_THEIR_WEIGHTS = 2  # position of the list of a recurrent layer's weights and biases
 _TO_FLOAT = {"dtype": Symbol("dtype", "float32")}
 _LEAST = 256  # elements: smaller weights are not worth a scale
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of the largest magnitude of a channel: the best in squared error is taken
@@ -47,7 +50,7 @@ def int8_arithmetic(
 
 
 def int8_weights(model: Model, layers: Collection[str] | None = None) -> Model:
-    """The model with the weights of convolutions, linear layers and embeddings (of these layers only) in int8.
+    """The model with the weights of convolutions, linear and recurrent layers, and embeddings (these only) in int8.
 
     Raises:
         InvalidInput: there are none, or they are in int8 already.
@@ -57,8 +60,8 @@ def int8_weights(model: Model, layers: Collection[str] | None = None) -> Model:
         raise InvalidInput("the weights of these layers are in int8 already")
     if not chosen:
         raise InvalidInput(
-            "none of these layers has a float weight of a convolution, a linear layer or an embedding of "
-            f"{_LEAST} numbers or more; smaller ones are not worth it, and recurrent layers are left as they are"
+            "none of these layers has a float weight of a convolution, a linear or recurrent layer or an embedding of "
+            f"{_LEAST} numbers or more; smaller ones are not worth it"
         )
     weights = {name: tensor for name, tensor in model.weights.items() if name not in chosen}
     restoring: list[Node] = []
@@ -114,21 +117,55 @@ def _chosen(model: Model, layers: Collection[str] | None) -> list[str]:
     found: dict[str, None] = {}
     kept: set[str] = set()
     for node in model.program.nodes:
-        at = _QUANTISED.get(node.op)
         inside = node.name in owner and (layers is None or owner[node.name] in layers)
-        weight = getattr(node.args[at], "name", "") if at is not None else ""
+        weights = _weights_of(node)
         for name in node.reads:
             if name not in model.weights:
                 continue
-            if name == weight and inside:
+            if name in weights and inside:
                 found[name] = None
             else:
                 kept.add(name)
-    return [
-        name
-        for name in found
-        if name not in kept
-        and model.weights[name].dtype == torch.float32
-        and model.weights[name].dim() >= 2
-        and model.weights[name].numel() >= _LEAST
-    ]
+    return [name for name in found if name not in kept and _is_worth_it(model.weights[name])]
+
+
+def _weights_of(node: Node) -> set[str]:
+    """What the call reads that may be in int8; of a recurrent layer biases are too small to be."""
+    if node.op in _RECURRENT:
+        return {each.name for each in node.args[_THEIR_WEIGHTS] if isinstance(each, Ref)}
+    at = _QUANTISED.get(node.op)
+    return set() if at is None else {getattr(node.args[at], "name", "")}
+
+
+def _is_worth_it(weight: torch.Tensor) -> bool:
+    return weight.dtype == torch.float32 and weight.dim() >= 2 and weight.numel() >= _LEAST
+
+
+def int8_bytes(model: Model) -> int:
+    """Bytes of the model's weights that are in int8, scales not counted."""
+    return sum(tensor.nbytes for name, tensor in model.weights.items() if _is_stored(model, name))
+
+
+def _is_stored(model: Model, name: str) -> bool:
+    weight = name.removesuffix(".int8")
+    return weight != name and Int8Weight(weight).scale in model.weights
+
+
+def left_in_floats(model: Model) -> dict[str, str]:
+    """Layers that read a weight in floats which is large enough for int8, by name, and why it was left."""
+    owner = layer_of_nodes(model.graph, model.program)
+    behind: dict[str, set[str]] = {name: {name} for name in model.weights if _is_worth_it(model.weights[name])}
+    behind = {name: each for name, each in behind.items() if not name.endswith(".scale")}
+    found: dict[str, str] = {}
+    for node in model.program.nodes:
+        read = set().union(*(behind[name] for name in node.reads if name in behind))
+        if node.name in model.program.constants:
+            behind[node.name] = read
+        elif read:
+            reason = (
+                "other layers read its weight, too, or it was not asked for"
+                if read & _weights_of(node)
+                else (f"{node.op.split('.')[1]} is no layer whose weights are taken")
+            )
+            found.setdefault(owner[node.name], reason)
+    return found

@@ -14,8 +14,9 @@ import torch
 from splitnn.errors import InvalidInput
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import Recipe
+from splitnn.tuning.answers import Answer
 from splitnn.tuning.confidence import calibrate_exits
-from splitnn.tuning.drops import changes, drop_of
+from splitnn.tuning.drops import drop_of
 from splitnn.tuning.evaluation import Progress, Samples, silent, values_on
 from splitnn.tuning.learning import Lessons, learned
 from splitnn.tuning.rebuild import learnable, rebuilt
@@ -67,7 +68,9 @@ def train_jointly(
         method="joint",
         base=base or model.digest,
         settings={**_settings(lessons), "early_weight": _EARLY, "exits": ",".join(outputs), "train": train.source},
-        drop=drop_of(changes(before[last], after[last], held_out.labels), held_out.origins[: len(answers)]),
+        drop=drop_of(
+            Answer(last).changes(before[last], after[last], held_out.labels), held_out.origins[: len(answers)]
+        ),
         against=exits.against,
         data=held_out.source,
         samples=len(answers),

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from splitnn.graph.code import run_nodes
 from splitnn.graph.model import Model
-from splitnn.tuning.drops import answers_of
+from splitnn.tuning.answers import Answer, answer_of
 from splitnn.tuning.evaluation import Progress, Samples, batch_size, check_data, silent
 from splitnn.tuning.rebuild import BATCH_NORM
 
@@ -38,12 +38,13 @@ def learned(
     data: Samples,
     targets: torch.Tensor,
     *,
+    answer: Answer | None = None,
     weights: Collection[str],
     outputs: Mapping[str, float] | None = None,
     lessons: Lessons = Lessons(),
     progress: Progress = silent,
 ) -> dict[str, torch.Tensor]:
-    """The model's weights after it learned the targets, (N, classes) logits for the N samples of the data.
+    """The model's weights after it learned the targets, what is to be answered to the N samples of the data: (N, ...).
 
     Only the named weights change. Statistics of batch normalisation stay as they are. ``outputs`` says which ones learn
     and what each counts for in the loss; the model's answer alone by default.
@@ -52,7 +53,8 @@ def learned(
         InvalidInput: the data do not fit the model.
     """
     check_data(model, data)
-    counts = {answers_of(model): 1.0} if outputs is None else dict(outputs)
+    answer = answer_of(model) if answer is None else answer
+    counts = {answer.output: 1.0} if outputs is None else dict(outputs)
     leaves = {name: model.weights[name].detach().clone().requires_grad_() for name in sorted(weights)}
     optimiser = torch.optim.Adam(leaves.values(), lr=lessons.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, lessons.steps)
@@ -66,7 +68,7 @@ def learned(
         rows = torch.randint(len(data.origins), (size,), generator=chance)
         said = forward(model, {name: tensor[rows] for name, tensor in data.inputs.items()}, leaves)
         distances = [
-            count * _distance(said[name], targets[rows], lessons.temperature) for name, count in counts.items()
+            count * _distance(answer, said[name], targets[rows], lessons.temperature) for name, count in counts.items()
         ]
         loss = torch.stack(distances).sum()
         optimiser.zero_grad()
@@ -102,8 +104,6 @@ def _differentiable(operator: Callable[..., Any], args: Any, kwargs: Any) -> Any
     return operator(*args, **kwargs)
 
 
-def _distance(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Kullback-Leibler divergence of softened answers, scaled so that gradients do not depend on the temperature."""
-    student = functional.log_softmax(logits / temperature, dim=1)
-    teacher = functional.log_softmax(targets / temperature, dim=1)
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+def _distance(answer: Answer, said: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Divergence of softened answers, scaled so that gradients do not depend on the temperature."""
+    return answer.divergence(targets / temperature, said / temperature) * temperature**2

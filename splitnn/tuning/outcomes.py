@@ -16,9 +16,11 @@ from splitnn.graph.exits import Exit
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import Drop
 from splitnn.runtime.exits import confidences
-from splitnn.tuning.drops import answers_of, drop_of
+from splitnn.tuning.answers import Answer
+from splitnn.tuning.drops import drop_of
 
 _Flags = npt.NDArray[np.bool_]
+_Shares = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,19 +28,19 @@ class Outcomes:
     """Of some samples at every exit."""
 
     sure: _Flags  # (exits, samples); the last exit always is
-    right: _Flags  # (exits, samples)
+    right: _Shares  # (exits, samples): 0 or 1, or the share of a map's places
 
     @classmethod
-    def of(cls, exits: Sequence[Exit], logits: Mapping[str, torch.Tensor], truth: torch.Tensor) -> Outcomes:
-        """What exits with these logits, (samples, classes) by output, say where ``truth``, int64 (samples,), is right.
+    def of(
+        cls, exits: Sequence[Exit], logits: Mapping[str, torch.Tensor], truth: torch.Tensor, answer: Answer
+    ) -> Outcomes:
+        """What exits with these logits, (samples, ...) by output, say where ``truth`` is right (``Answer.truth``).
 
         A sample whose confidence is NaN is one that no exit but the last is sure of.
         """
-        sure = [
-            (confidences(logits[each.output], each.temperature) >= each.threshold).numpy() | (each is exits[-1])
-            for each in exits
-        ]
-        right = [(logits[each.output].argmax(1) == truth).numpy() for each in exits]
+        sure = [(confidences(logits[each.output], each.temperature) >= each.threshold).numpy() for each in exits[:-1]]
+        sure.append(np.ones(len(logits[exits[-1].output]), bool))
+        right = [answer.right(logits[each.output], truth).numpy() for each in exits]
         return cls(np.stack(sure), np.stack(right))
 
     @classmethod
@@ -47,13 +49,9 @@ class Outcomes:
         return cls(np.hstack([each.sure for each in parts]), np.hstack([each.right for each in parts]))
 
 
-def judges(model: Model) -> tuple[Exit, ...]:
-    """The model's exits; where it has none its one answer as the only one.
-
-    Raises:
-        ValueError: the model has no exits and no single answer.
-    """
-    return (Exit("answer", answers_of(model)),) if model.exits is None else model.exits.exits
+def judges(model: Model, answer: Answer) -> tuple[Exit, ...]:
+    """The model's exits; where it has none its answer as the only one."""
+    return (Exit("answer", answer.output),) if model.exits is None else model.exits.exits
 
 
 def touched(model: Model, exits: Sequence[Exit], tensor: str) -> tuple[bool, ...]:
@@ -90,18 +88,18 @@ def _ways(exits: int) -> Iterator[tuple[int, ...]]:
         yield from combinations(range(exits), size)
 
 
-def _changed(before: Outcomes, after: Outcomes, asked: Sequence[int], *, near: int) -> list[int]:
-    """As ``splitnn.tuning.drops.changes``, when the first ``near`` of the exits asked are untouched."""
+def _changed(before: Outcomes, after: Outcomes, asked: Sequence[int], *, near: int) -> list[float]:
+    """As ``Answer.changes``, when the first ``near`` of the exits asked are untouched."""
     rows = list(asked)
     sure = np.vstack([before.sure[rows[:near]], after.sure[rows[near:]]])
     right = np.vstack([before.right[rows[:near]], after.right[rows[near:]]])
     was = _answers(before.sure[rows], before.right[rows])
-    found: list[int] = (was.astype(int) - _answers(sure, right).astype(int)).tolist()
+    found: list[float] = (was.astype(float) - _answers(sure, right).astype(float)).tolist()
     return found
 
 
-def _answers(sure: _Flags, right: _Flags) -> _Flags:
+def _answers(sure: _Flags, right: _Shares) -> _Shares:
     """Of each sample whether the first exit that is sure, else the last one, is right; both (exits, samples)."""
     leaves = np.where(sure[:-1].any(0), sure[:-1].argmax(0), len(sure) - 1) if len(sure) > 1 else 0
-    answers: _Flags = right[leaves, np.arange(right.shape[1])]
+    answers: _Shares = right[leaves, np.arange(right.shape[1])]
     return answers

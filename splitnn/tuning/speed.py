@@ -16,7 +16,7 @@ from splitnn.graph.model import Model
 from splitnn.runtime.compiled import compiled_call
 from splitnn.runtime.stage import stage
 from splitnn.tuning.compress import Judged
-from splitnn.tuning.drops import answers_of, drop_figures
+from splitnn.tuning.drops import drop_figures
 from splitnn.tuning.evaluation import Samples
 
 _WARM_UPS, _RUNS = 2, 9
@@ -43,7 +43,7 @@ def in_onnxruntime(base: Model, version: Model, judged: Judged) -> dict[str, flo
     with _one_thread():
         calls = {
             name: compiled_call(
-                extract(model, model.graph.inputs, [answers_of(model)]), "onnxruntime", list(model.example.values())
+                extract(model, model.graph.inputs, [judged.answer.output]), "onnxruntime", list(model.example.values())
             )
             for name, model in {"onnxruntime_base": base, "onnxruntime": version}.items()
         }

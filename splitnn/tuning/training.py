@@ -16,17 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from splitnn.graph.model import Model
 from splitnn.graph.recipe import Setting
-from splitnn.tuning.drops import answers_of
 from splitnn.tuning.evaluation import Progress, silent
 from splitnn.tuning.fitting import Ground, judged, transform_basis
-from splitnn.tuning.sensitivity import answering
 from splitnn.tuning.symbol_bits import LogisticBits, rounded
 from splitnn.tuning.transform import Basis, transform_bottleneck
-from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder
+from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder, Size
 
 Pace = Callable[[int], float]
 """What share of the training is over after so many batches."""
@@ -84,9 +81,10 @@ def learned_bottleneck(
     Raises:
         ValueError: as ``transform_bottleneck``.
     """
-    made = transform_bottleneck(given.values, found, step=step)
-    wider = transform_bottleneck(given.values, found, step=step * _WIDER)
-    grown = with_residuals(made, seed=seed)
+    kernel = given.planes.kernel(3)
+    made = transform_bottleneck(given.values, found, step=step, kernel=kernel)
+    wider = transform_bottleneck(given.values, found, step=step * _WIDER, kernel=kernel)
+    grown = with_residuals(made, around=kernel, seed=seed)
     training = Training(given, grown, exchange=exchange_rate(given, made, wider), seed=seed)
     training.run(pace, progress=progress)
     return grown.eval(), {"step": step, "batches": training.batches, "seed": seed, "nats_a_bit": training.exchange}
@@ -102,7 +100,7 @@ class Training:
         self._given, self._net = given, bottleneck
         self._mean = copy.deepcopy(bottleneck)  # the running mean of the weights, which is what is kept
         self._best = (math.inf, copy.deepcopy(bottleneck.state_dict()))
-        self._answer = answering(given.model, given.tensor, answers=answers_of(given.model))
+        self._answer = given.answering()
         self._generator = torch.Generator().manual_seed(seed)
         with torch.inference_mode():
             symbols = torch.cat([bottleneck.encoder(part) for part in given.values[:64].split(_BATCH)]).float()
@@ -121,7 +119,8 @@ class Training:
             total = 0.0
             for part in rows.split(_BATCH):
                 symbols = self._mean.encoder(self._given.values[part]).float()
-                lost = nats(self._given.teacher[part], self._answer(self._mean.decoder(symbols)))
+                said = self._answer(self._mean.decoder(symbols), part)
+                lost = self._given.answer.divergence(self._given.teacher[part], said)
                 total += float(lost + self.exchange * self._mean_bits(symbols).mean()) * len(part)
             return total / len(rows)
 
@@ -182,12 +181,12 @@ class Training:
         rows = self._taught[torch.randint(len(self._taught), (_BATCH,), generator=self._generator)]
         x = varied(self._given.values[rows], self._generator)
         with torch.no_grad():
-            teacher = self._answer(x)
+            teacher = self._answer(x, rows)
         scaled = self._net.encoder.scaled(x)
         noise = torch.rand(scaled.shape, generator=self._generator) - 0.5
         bits = self._bits(scaled + noise).mean()
-        logits = self._answer(self._net.decoder(rounded(scaled)))
-        loss: torch.Tensor = nats(teacher, logits) + self.exchange * bits
+        said = self._answer(self._net.decoder(rounded(scaled)), rows)
+        loss: torch.Tensor = self._given.answer.divergence(teacher, said) + self.exchange * bits
         return loss
 
 
@@ -208,30 +207,26 @@ def varied(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return values
 
 
-def nats(teacher: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence of the answers from the teacher's, the mean over samples."""
-    return functional.kl_div(logits.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean")
-
-
 def exchange_rate(given: Ground, made: Bottleneck, wider: Bottleneck) -> float:
     """Nats that a bit saves where two closed-form bottlenecks lie."""
-    answer = answering(given.model, given.tensor, answers=answers_of(given.model))
+    answer = given.answering()
     lost, length = [], []
     rows = torch.linspace(0, len(given.values) - 1, min(len(given.values), 16 * _BATCH)).long()
     with torch.inference_mode():
         for each in (made, wider):
-            symbols = [each.encoder(given.values[part]).float() for part in rows.split(_BATCH)]
-            logits = torch.cat([answer(each.decoder(part)) for part in symbols])
+            parts = rows.split(_BATCH)
+            symbols = [each.encoder(given.values[part]).float() for part in parts]
+            said = torch.cat([answer(each.decoder(one), part) for one, part in zip(symbols, parts, strict=True)])
             coded = torch.cat(symbols)
-            lost.append(float(nats(given.teacher[rows], logits)))
+            lost.append(float(given.answer.divergence(given.teacher[rows], said)))
             length.append(float(LogisticBits(coded.abs().mean((0, 2, 3)))(coded).mean()))
     return max(0.0, lost[1] - lost[0]) / max(1.0, length[0] - length[1])
 
 
-def with_residuals(made: Bottleneck, *, seed: int = 0) -> Bottleneck:
-    """The same bottleneck, with an encoder and a decoder that can learn more."""
+def with_residuals(made: Bottleneck, *, around: Size = (3, 3), seed: int = 0) -> Bottleneck:
+    """The same bottleneck, with an encoder and a decoder that can learn more from so many places around."""
     project, linear = made.encoder.project, made.decoder.linear
-    patch = project.kernel_size[0]
+    patch, kernel = ((each.kernel_size[0], each.kernel_size[1]) for each in (project, linear))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = Encoder(
@@ -240,13 +235,15 @@ def with_residuals(made: Bottleneck, *, seed: int = 0) -> Bottleneck:
             patch=patch,
             dead_zone=made.encoder.dead_zone,
             hidden=_HIDDEN["encoder"],
+            around=around,
         )
         decoder = Decoder(
             linear.in_channels,
-            linear.out_channels // patch**2,
+            linear.out_channels // (patch[0] * patch[1]),
             patch=patch,
-            kernel=linear.kernel_size[0],
+            kernel=kernel,
             hidden=_HIDDEN["decoder"],
+            around=around,
         )
     encoder.project.load_state_dict(project.state_dict())
     decoder.linear.load_state_dict(linear.state_dict())

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from splitnn.tuning.bottleneck import patches_of
-from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder
+from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder, Size
 
 _LEAST_FEELING = 1.0  # times the mean information, added to all directions: less would trust few photos too much
 _MOST_TERMS = 2048  # of the linear decoder: beyond, it looks at one place only
@@ -28,17 +28,17 @@ _FIT_BATCH = 16
 class Basis:
     """Directions of a patch in which its values are independent and matter alike, the widest first."""
 
-    patch: int
+    patch: Size  # height and width
     mean: torch.Tensor  # (D,)
     directions: torch.Tensor  # (D, D): a row each
     spread: float  # root of the mean variance along them: the unit of a step
     nats: float  # what the answer changes by, for a squared disturbance of 1 along the directions
 
 
-def basis(values: torch.Tensor, felt: torch.Tensor, *, patch: int) -> Basis:
+def basis(values: torch.Tensor, felt: torch.Tensor, *, patch: Size) -> Basis:
     """The basis for a tensor's ``values`` (N, C, H, W) with gradients ``felt`` (M, C, H, W) of the answers' likelihood.
 
-    H and W are multiples of ``patch``.
+    H and W are multiples of the patch's.
     """
     rows = _rows(values, patch)
     mean = rows.mean(0)
@@ -62,12 +62,12 @@ def _information(rows: torch.Tensor) -> tuple[torch.Tensor, float]:
     return (moment / scale + _LEAST_FEELING * unit) / (1 + _LEAST_FEELING), float(scale)
 
 
-def _rows(values: torch.Tensor, patch: int) -> torch.Tensor:
-    """(N, C, H, W) to (patches, C * patch * patch)."""
+def _rows(values: torch.Tensor, patch: Size) -> torch.Tensor:
+    """(N, C, H, W) to (patches, C * rows * columns)."""
     return patches_of(values, patch).permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def transform_bottleneck(values: torch.Tensor, found: Basis, *, step: float, kernel: int = 3) -> Bottleneck:
+def transform_bottleneck(values: torch.Tensor, found: Basis, *, step: float, kernel: Size = (3, 3)) -> Bottleneck:
     """The bottleneck that rounds to ``step`` times the basis's spread; its decoder is fitted to ``values``.
 
     Directions along which nothing in ``values`` reaches a step are left out.
@@ -88,8 +88,8 @@ def transform_bottleneck(values: torch.Tensor, found: Basis, *, step: float, ker
         raise ValueError(f"a step of {step} leaves nothing of the tensor; take a smaller one")
     encoder = _encoder(found, found.directions[alive] / unit, channels)
     kept = int(alive.sum())
-    if kept * kernel * kernel > _MOST_TERMS:
-        kernel = 1
+    if kept * kernel[0] * kernel[1] > _MOST_TERMS:
+        kernel = (1, 1)
     decoder = Decoder(kept, channels, patch=patch, kernel=kernel)
     weight, bias = _least_squares(encoder, values, patch=patch, kernel=kernel)
     with torch.no_grad():
@@ -102,22 +102,23 @@ def _encoder(found: Basis, rows: torch.Tensor, channels: int) -> Encoder:
     patch = found.patch
     encoder = Encoder(channels, len(rows), patch=patch, dead_zone=_DEAD_ZONE)
     with torch.no_grad():
-        encoder.project.weight.copy_(rows.view(-1, channels, patch, patch))
+        encoder.project.weight.copy_(rows.view(-1, channels, *patch))
         encoder.project.bias.copy_(-rows @ found.mean)  # type: ignore[union-attr]
     return encoder
 
 
 def _least_squares(
-    encoder: Encoder, values: torch.Tensor, *, patch: int, kernel: int
+    encoder: Encoder, values: torch.Tensor, *, patch: Size, kernel: Size
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (C * patch * patch, K, kernel, kernel) and bias of the best linear decoder, by normal equations."""
-    terms = encoder.project.out_channels * kernel * kernel + 1
-    outputs = values.shape[1] * patch * patch
+    """Weight (C * rows * columns, K, *kernel) and bias of the best linear decoder, by normal equations."""
+    terms = encoder.project.out_channels * kernel[0] * kernel[1] + 1
+    outputs = values.shape[1] * patch[0] * patch[1]
+    padding = kernel[0] // 2, kernel[1] // 2
     gram = torch.zeros(terms, terms, dtype=torch.float64)
     moment = torch.zeros(terms, outputs, dtype=torch.float64)
     with torch.inference_mode():
         for part in values.split(_FIT_BATCH):
-            around = functional.unfold(encoder(part).float(), kernel, padding=kernel // 2)  # (N, terms - 1, h * w)
+            around = functional.unfold(encoder(part).float(), kernel, padding=padding)  # (N, terms - 1, h * w)
             seen = around.permute(0, 2, 1).flatten(0, 1)
             seen = torch.cat((seen, torch.ones(len(seen), 1)), 1)
             gram += (seen.T @ seen).double()
@@ -125,5 +126,5 @@ def _least_squares(
     ridge = _RIDGE * gram.diagonal().mean() * torch.eye(terms, dtype=torch.float64)
     ridge[-1, -1] = 0.0
     solution = torch.linalg.solve(gram + ridge, moment).float()
-    weight = solution[:-1].T.reshape(outputs, -1, kernel, kernel)
+    weight = solution[:-1].T.reshape(outputs, -1, *kernel)
     return weight, solution[-1]

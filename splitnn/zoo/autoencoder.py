@@ -14,21 +14,35 @@ from torch.nn import functional
 
 _LARGEST = 127
 
+Size = tuple[int, int]
+"""Height and width."""
+
 
 class Encoder(nn.Module):
     """Patches of (N, C, H, W) to whole numbers, int8 (N, K, H / patch, W / patch): linear, and what may be learned.
 
-    A value within ``dead_zone`` of half a step counts as none: zeros are what a lossless codec makes smallest.
+    What is learned looks at ``around`` places. A value within ``dead_zone`` of half a step counts as none: zeros are
+    what a lossless codec makes smallest.
     """
 
-    def __init__(self, channels: int, symbols: int, *, patch: int, dead_zone: float = 0.0, hidden: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        symbols: int,
+        *,
+        patch: Size,
+        dead_zone: float = 0.0,
+        hidden: int = 0,
+        around: Size = (3, 3),
+    ) -> None:
         super().__init__()
         self.project = nn.Conv2d(channels, symbols, patch, stride=patch)
         self.dead_zone = dead_zone
         self.residual: nn.Module | None = None
         if hidden:
-            around = nn.Conv2d(channels, hidden, 3 if patch == 1 else patch + 2, stride=patch, padding=1)
-            self.residual = nn.Sequential(around, nn.ReLU(), _silent_at_first(hidden, symbols))
+            kernel = patch[0] + around[0] - 1, patch[1] + around[1] - 1
+            first = nn.Conv2d(channels, hidden, kernel, stride=patch, padding=_half(around))
+            self.residual = nn.Sequential(first, nn.ReLU(), _silent_at_first(hidden, symbols))
 
     def scaled(self, x: Tensor) -> Tensor:
         """What is about to be rounded, in steps: (N, K, H / patch, W / patch)."""
@@ -44,18 +58,28 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Whole numbers (N, K, h, w) back to (N, C, h * patch, w * patch): linear, and a residual that may be learned."""
 
-    def __init__(self, symbols: int, channels: int, *, patch: int, kernel: int = 3, hidden: int = 0) -> None:
+    def __init__(
+        self,
+        symbols: int,
+        channels: int,
+        *,
+        patch: Size,
+        kernel: Size = (3, 3),
+        hidden: int = 0,
+        around: Size = (3, 3),
+    ) -> None:
         super().__init__()
-        self.linear = nn.Conv2d(symbols, channels * patch * patch, kernel, padding=kernel // 2)
-        self.spread = nn.PixelShuffle(patch) if patch > 1 else nn.Identity()
+        terms = channels * patch[0] * patch[1]
+        self.linear = nn.Conv2d(symbols, terms, kernel, padding=_half(kernel))
+        self.spread = _spread(patch)
         self.residual: nn.Module | None = None
         if hidden:
             self.residual = nn.Sequential(
-                nn.Conv2d(symbols, hidden, 3, padding=1),
+                nn.Conv2d(symbols, hidden, around, padding=_half(around)),
                 nn.ReLU(),
-                _Further(hidden),
-                _Further(hidden),
-                _silent_at_first(hidden, channels * patch * patch),
+                _Further(hidden, around),
+                _Further(hidden, around),
+                _silent_at_first(hidden, terms),
             )
 
     def forward(self, symbols: Tensor) -> Tensor:
@@ -65,12 +89,36 @@ class Decoder(nn.Module):
         return found
 
 
+def _half(size: Size) -> Size:
+    return size[0] // 2, size[1] // 2
+
+
+def _spread(patch: Size) -> nn.Module:
+    if patch == (1, 1):
+        return nn.Identity()
+    return nn.PixelShuffle(patch[0]) if patch[0] == patch[1] else SpreadRows(patch[0])
+
+
+class SpreadRows(nn.Module):
+    """(N, C * rows, h, w) to (N, C, h * rows, w), as ``nn.PixelShuffle`` does it in both directions."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels, height, width = x.shape[1] // self.rows, x.shape[2], x.shape[3]
+        parts = x.view(-1, channels, self.rows, height, width).transpose(2, 3)  # (N, C, h, rows, w)
+        return parts.reshape(-1, channels, height * self.rows, width)
+
+
 class _Further(nn.Module):
     """Adds what the places around say (He et al., arXiv 1512.03385)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, around: Size) -> None:
         super().__init__()
-        self.around = nn.Conv2d(channels, channels, 3, padding=1, groups=max(1, channels // 24))
+        groups = max(1, channels // 24)
+        self.around = nn.Conv2d(channels, channels, around, padding=_half(around), groups=groups)
         self.mix = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,10 +183,13 @@ class Bottleneck(nn.Module):
             KeyError, RuntimeError: they are no bottleneck's.
         """
         projected, spread = weights["encoder.project.weight"], weights["decoder.linear.weight"]
-        symbols, channels, patch, _ = projected.shape
+        symbols, channels, *sides = projected.shape
+        patch, kernel = (sides[0], sides[1]), (spread.shape[2], spread.shape[3])
         hidden = {part: len(weights.get(f"{part}.residual.0.bias", ())) for part in ("encoder", "decoder")}
-        encoder = Encoder(channels, symbols, patch=patch, dead_zone=dead_zone, hidden=hidden["encoder"])
-        decoder = Decoder(symbols, channels, patch=patch, kernel=spread.shape[2], hidden=hidden["decoder"])
+        learned = weights["decoder.residual.0.weight"].shape if hidden["decoder"] else (0, 0, 3, 3)
+        around = learned[2], learned[3]
+        encoder = Encoder(channels, symbols, patch=patch, dead_zone=dead_zone, hidden=hidden["encoder"], around=around)
+        decoder = Decoder(symbols, channels, patch=patch, kernel=kernel, hidden=hidden["decoder"], around=around)
         made = cls(encoder, decoder)
         made.load_state_dict(dict(weights))
         return made.eval()

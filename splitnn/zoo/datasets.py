@@ -50,7 +50,7 @@ class Samples:
     """Samples for one model, stacked along the first dimension of each of its inputs."""
 
     inputs: Mapping[str, torch.Tensor]  # by input name, each (N, ...)
-    labels: torch.Tensor | None  # int64 (N,); None where the source has none
+    labels: torch.Tensor | None  # int64 (N,), of maps (N, H, W); None where the source has none
     origins: tuple[
         str, ...
     ]  # of each sample the photo or row that it is of: those of one origin are no independent draws
@@ -193,10 +193,10 @@ def _from_file(path: Path, specs: Mapping[str, TensorSpec], *, count: int, part:
 
 
 def _labels(found: torch.Tensor, path: Path) -> torch.Tensor:
-    """As int64 (N,). Raises InvalidInput: they are no whole numbers, or not one a sample."""
-    if found.dim() != 1 or found.dtype == torch.bool or found.is_floating_point() or found.is_complex():
+    """As int64 (N, ...). Raises InvalidInput: they are no whole numbers, or not along samples."""
+    if found.dim() < 1 or found.dtype == torch.bool or found.is_floating_point() or found.is_complex():
         raise InvalidInput(
-            f"{path}: labels are whole numbers (N,), one a sample, not {found.dtype} {tuple(found.shape)}"
+            f"{path}: labels are whole numbers, (N,) or one a place of a map, not {found.dtype} {tuple(found.shape)}"
         )
     return found.long()
 

@@ -105,9 +105,9 @@ def test_deadline_takes_the_most_accurate_that_is_in_time(model: Model, capsys: 
         p["accuracy"] <= found["policies"][0]["accuracy"] or p["worst_s"] > deadline_s for p in found["policies"]
     )
     assert main(["plan", "early", *HOSTS, "--deadline", f"{deadline_s * 1e3}ms"]) == 0
-    assert "answered within" in capsys.readouterr().out
+    assert "the most accurate in which every sample keeps the deadline: " in capsys.readouterr().out
     assert main(["plan", "early", *HOSTS, "--deadline", "1us"]) == BAD_INPUT
-    assert "no choice of exits answers every sample within" in capsys.readouterr().err
+    assert "no choice of exits keeps the deadline for every sample; the nearest, " in capsys.readouterr().err
 
 
 def test_budget_of_accuracy_takes_the_quickest_within_it(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,8 +154,35 @@ def test_joint_training_makes_another_version_and_says_what_it_gained(
     assert "trained jointly; right alone, before and after" in capsys.readouterr().out
 
 
-def test_energy_is_planned_without_exits_and_said_so(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "early", *HOSTS, "--objective", "energy"]) == 0
+@pytest.mark.parametrize("objective", ["energy", "throughput", "bytes"])
+def test_exits_are_planned_for_any_objective(model: Model, capsys: pytest.CaptureFixture[str], objective: str) -> None:
+    found = answer(capsys, "plan", "early", *HOSTS, "--objective", objective)
+    best = found["policies"][0]
+    assert [each["name"] for each in found["exits"]["exits"]] == best["exits"] and len(best["exits"]) > 1
+    assert found["choice"]["objective"] == objective and found["choice"]["value"] == best["value"]
+    assert found["choice"]["is_optimal"]
+    amounts = {**found["choice"]["amounts"], "throughput": 1 / found["choice"]["throughput_rps"]}
+    assert best["value"] == pytest.approx(amounts[objective])
+    assert main(["plan", "early", *HOSTS, "--objective", objective]) == 0
+    assert f"objective {objective}: proven optimal" in capsys.readouterr().out
+
+
+def test_budgets_choose_the_most_accurate_exits_that_keep_them(
+    model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = answer(capsys, "plan", "early", *HOSTS)["policies"]
+    found = answer(capsys, "plan", "early", *HOSTS, "--max-bytes", "0")
+    best = found["policies"][0]
+    assert best["is_within"] and best["sent_bytes"] == 0 == found["choice"]["amounts"]["bytes"]
+    assert best["accuracy"] == max(each["accuracy"] for each in everything)  # the device can ask any of them
+    assert main(["plan", "early", *HOSTS, "--deadline", "1ms", "--max-bytes", "0"]) != 0
+    said = capsys.readouterr().err
+    assert "no choice of exits keeps the deadline and the traffic for every sample; the nearest" in said
+    assert "0 of 0 bytes" in said
+
+
+def test_a_front_of_two_goals_leaves_exits_out_and_says_so(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "early", *HOSTS, "--pareto"]) == 0
     assert "its exits are not used" in capsys.readouterr().out
 
 

@@ -20,6 +20,7 @@ from splitnn.cost.network import Link, Topology, parse_link
 from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model
 from splitnn.graph.package import save
+from splitnn.planner.constraints import Constraints
 from splitnn.planner.exits import plan_exits, weigh
 from tests.cli.two_host_files import write_profile
 from tests.planner.random_problems import every_placement
@@ -178,6 +179,7 @@ def test_with_a_deadline_the_choice_at_each_bandwidth_is_what_is_planned_there(
     model: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deadline_s = 0.05
+    in_time = Constraints(deadline_s=deadline_s)
     found = explained(capsys, 3e6, "--deadline", "50ms")
     assert found["deadline_s"] == deadline_s and found["worst_s"] <= deadline_s
     assert len({tuple(each["exits"]) for each in found["choices"]}) > 1, "one way for all tests nothing"
@@ -185,7 +187,7 @@ def test_with_a_deadline_the_choice_at_each_bandwidth_is_what_is_planned_there(
         for bandwidth_bps in (choice["low_bps"] * 1.01, choice["high_bps"] / 1.01):
             at = At(model, bandwidth_bps)
             policies = [at.policy(each["exits"]) for each in (found, *found["others"])]
-            best = weigh(model.graph, at.profiles, at.topology, policies=policies, deadline_s=deadline_s)[0]
+            best = weigh(model.graph, at.profiles, at.topology, policies=policies, constraints=in_time)[0]
             assert [each.name for each in best.exits.exits] == choice["exits"]
     for other in found["others"]:
         assert other["late"] == (other["worst_s"] > deadline_s)
@@ -195,11 +197,11 @@ def test_with_a_deadline_the_choice_at_each_bandwidth_is_what_is_planned_there(
                 at = At(model, other["in_time_from_bps"] * by)
                 (each,) = weigh(
                     model.graph, at.profiles, at.topology,
-                    policies=[at.policy(other["exits"])], deadline_s=deadline_s,
+                    policies=[at.policy(other["exits"])], constraints=in_time,
                 )  # fmt: skip
                 assert (each.worst.latency_s <= deadline_s) == is_in_time
     assert main(["explain", *arguments(3e6, "--deadline", "1us")]) == BAD_INPUT
-    assert "no choice of exits answers every sample within" in capsys.readouterr().err
+    assert "no choice of exits keeps the deadline for every sample" in capsys.readouterr().err
 
 
 def test_report_has_a_line_for_each_exit_each_other_way_and_each_choice(

@@ -13,6 +13,7 @@ import torch
 from splitnn.errors import InvalidInput
 from splitnn.graph.exits import Exits
 from splitnn.graph.model import Model
+from splitnn.planner.constraints import Constraints
 from splitnn.planner.deadlines import every_policy
 from splitnn.planner.exits import weigh
 from tests.device_agent.test_agent import LAYER_S, World
@@ -134,7 +135,7 @@ def test_choice_is_the_most_accurate_in_time_of_all_policies_at_the_present_cond
             for left_s in (0.9 * deadline_s / 1.05, 0.9 * deadline_s * 1.05):  # conditions alike count as the same
                 weighed = weigh(
                     w.model.graph, now.profiles, now.topology,
-                    policies=every_policy(w.model.exits), deadline_s=left_s,
+                    policies=every_policy(w.model.exits), constraints=Constraints(deadline_s=left_s),
                 )  # fmt: skip
                 if left_s < 0.9 * deadline_s:
                     least = weighed[0]

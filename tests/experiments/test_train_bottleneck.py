@@ -20,9 +20,11 @@ from experiments.train_bottleneck.__main__ import (
 )
 from experiments.train_bottleneck.steps import turns
 from splitnn.graph.capture import capture
+from splitnn.tuning.answers import Answer
 from splitnn.tuning.fitting import Ground
 from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder
 from splitnn.zoo.datasets import Samples
+from splitnn.zoo.planes import Planes
 from splitnn.zoo.squeezed import NOTES, WEIGHTS
 
 ROWS = np.arange(60)
@@ -57,7 +59,9 @@ def test_in_each_turn_nothing_is_fitted_to_photos_that_it_is_judged_by_and_all_a
     judged_by = Samples({}, None, tuple(f"photo {number % 10}" for number in range(30)), "")
     fitted, held_out = torch.arange(50.0), torch.arange(30.0)
     model = capture(torch.nn.Linear(2, 2).eval(), (torch.zeros(1, 2),))
-    whole = Ground(model, "a tensor", fitted, fitted, origins, held_out, held_out, judged_by)
+    whole = Ground(
+        model, "a tensor", Planes("image"), Answer("output"), fitted, {}, fitted, origins, held_out, held_out, judged_by
+    )
     seen: list[int] = []
     for part, rows in turns(whole):
         assert part.held_out.tolist() == rows.tolist()
@@ -70,7 +74,7 @@ def test_in_each_turn_nothing_is_fitted_to_photos_that_it_is_judged_by_and_all_a
 
 def test_what_is_written_is_the_bottleneck_that_was_judged(tmp_path: Path) -> None:
     torch.manual_seed(5)
-    made = Bottleneck(Encoder(6, 4, patch=2, dead_zone=0.1, hidden=8), Decoder(4, 6, patch=2, hidden=24))
+    made = Bottleneck(Encoder(6, 4, patch=(2, 2), dead_zone=0.1, hidden=8), Decoder(4, 6, patch=(2, 2), hidden=24))
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter)
     judged = halved(made)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from splitnn.cost.cost import Cost
 from splitnn.cost.energy import EnergyPrices, energy, energy_prices
-from splitnn.cost.estimate import codec_options, price
+from splitnn.cost.estimate import CostTable, codec_options, price
 from splitnn.cost.power import DevicePower, Radio
 from splitnn.graph.graph import Graph
 from tests.planner.random_problems import CODECS, Problem, every_placement
@@ -17,6 +17,12 @@ from tests.planner.random_problems import CODECS, Problem, every_placement
 
 def every_plan(problem: Problem) -> Iterator[tuple[tuple[int, ...], Cost]]:
     """Every placement that obeys the pins with every choice of codecs, by trying all."""
+    for tiers, table in every_table(problem):
+        yield tiers, price(problem.graph, dict(zip(problem.graph.index, tiers, strict=True)), table)
+
+
+def every_table(problem: Problem) -> Iterator[tuple[tuple[int, ...], CostTable]]:
+    """The same with the costs of what it consists of, the chosen codecs among them."""
     graph, table = problem.graph, problem.table()
     tiers = {host.name: i for i, host in enumerate(problem.topology.hosts)}
     pins = {layer: tiers[host] for layer, host in problem.pins.items()}
@@ -34,7 +40,7 @@ def every_plan(problem: Problem) -> Iterator[tuple[tuple[int, ...], Cost]]:
                 hops = list(transfers[choice.tensor])
                 hops[choice.hop] = choice
                 transfers[choice.tensor] = tuple(hops)
-            yield tiers_of, price(graph, placement, replace(table, transfers=transfers))
+            yield tiers_of, replace(table, transfers=transfers)
 
 
 def joules(cost: Cost, prices: EnergyPrices) -> float:

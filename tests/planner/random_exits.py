@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from splitnn.cost.cost import Cost, Download, Transfer
 from splitnn.cost.estimate import CostTable
 from splitnn.graph.exits import Exit, Exits, part_used
 from splitnn.graph.graph import Graph, TensorSpec
@@ -45,27 +46,48 @@ def simulated_ns(graph: Graph, placement: Sequence[int], table: CostTable, exits
     total = 0
     for leaves, samples in enumerate(exits.left):
         if samples:
-            total += samples * _one_sample_ns(graph, placement, table, exits, leaves)
+            total += samples * simulated(graph, placement, table, exits, leaves).latency_ns
     return total / exits.samples
 
 
-def _one_sample_ns(graph: Graph, placement: Sequence[int], table: CostTable, exits: Exits, leaves: int) -> int:
-    ends, stages = (table.message_ns or (0,) * 9), (table.stage_ns or (0,) * 9)
+def simulated(graph: Graph, placement: Sequence[int], table: CostTable, exits: Exits, leaves: int) -> Cost:
+    """What a sample costs that leaves at exit number ``leaves``, run host by host, segment by segment."""
+    hosts = len(table.round_trip_ns) + 1
+    ends, stages = (table.message_ns or (0,) * hosts), (table.stage_ns or (0,) * hosts)
     needed = {layer.name for layer in part_used(graph, exits).layers}
     stays = any(at == 0 and layer.name in needed for layer, at in zip(graph.layers, placement, strict=True))
-    spent, decided = ends[0] + stays * stages[0], 0
+    handling, compute, trips = [0] * hosts, [0] * hosts, 0
+    handling[0] = ends[0] + stays * stages[0]
+    transfers: list[Transfer] = []
+    decided = 0
     held = tuple(graph.inputs)
-    for tier in range(len(table.round_trip_ns) + 1):
+    for tier in range(hosts):
         own = {layer.name for layer, at in zip(graph.layers, placement, strict=True) if at == tier}
         todo = segments(graph, exits, held, layers=own, first=decided)
         for step in todo.steps:
-            spent += sum(table.compute_ns[layer.name][tier] for layer in graph.between(step.given, step.wanted))
+            compute[tier] += sum(table.compute_ns[layer.name][tier] for layer in graph.between(step.given, step.wanted))
             if step.exit is not None:
                 if decided == leaves:
                     assert step.exit == exits.exits[leaves]
-                    return spent + sum(table.download_ns[step.exit.output][:tier])
+                    back = table.download_ns[step.exit.output][:tier]
+                    size = graph.tensors[step.exit.output].size_bytes
+                    total = sum(compute) + sum(each.total_ns for each in transfers) + sum(back) + trips + sum(handling)
+                    return Cost(
+                        latency_ns=total,
+                        compute_s=tuple(ns * 1e-9 for ns in compute),
+                        transfers=tuple(transfers),
+                        download_s=sum(back) * 1e-9,
+                        round_trip_s=trips * 1e-9,
+                        downloads=tuple(
+                            Download(step.exit.output, hop, size, ns * 1e-9) for hop, ns in enumerate(back)
+                        ),
+                        used_hops=tier,
+                        handling_s=tuple(ns * 1e-9 for ns in handling),
+                    )
                 decided += 1
-        spent += ends[tier] + ends[tier + 1] + stages[tier + 1]
-        spent += table.round_trip_ns[tier] + sum(table.transfers[tensor][tier].total_ns for tensor in todo.frontier)
+        handling[tier] += ends[tier]
+        handling[tier + 1] += ends[tier + 1] + stages[tier + 1]
+        trips += table.round_trip_ns[tier]
+        transfers += [table.transfers[tensor][tier] for tensor in todo.frontier]
         held = todo.frontier
     raise AssertionError("no host decided the last exit")

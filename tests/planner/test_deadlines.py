@@ -12,6 +12,7 @@ from splitnn.cost.expected import expected_cost
 from splitnn.cost.network import Link
 from splitnn.errors import InfeasiblePlan
 from splitnn.graph.exits import Exits
+from splitnn.planner.constraints import Constraints
 from splitnn.planner.deadlines import DeadlineMap, compute_deadline_map, every_policy
 from splitnn.planner.exits import weigh
 from tests.planner.random_exits import random_exit_problem
@@ -143,6 +144,7 @@ def test_choices_of_a_deadline_are_those_of_the_look_up_at_every_bandwidth() -> 
 
 
 def test_policies_weighed_at_one_bandwidth_agree_with_the_map() -> None:
+    same = 0
     for seed in range(15):
         print(f"seed {seed}")
         rng = random.Random(1700 + seed)
@@ -158,12 +160,17 @@ def test_policies_weighed_at_one_bandwidth_agree_with_the_map() -> None:
                 policies=every_policy(exits),
                 codecs=CODECS,
                 mode="fast",
-                deadline_s=deadline_s,
+                constraints=Constraints(deadline_s=deadline_s),
             )[0]
-            if first.worst.latency_s > deadline_s:
+            if not first.is_within:
                 with pytest.raises(InfeasiblePlan):
                     found.at(bandwidth_bps, deadline_s)
                 continue
             choice = found.at(bandwidth_bps, deadline_s)
             assert first.exits.accuracy == choice.exits.accuracy
-            assert first.mean.latency_s == pytest.approx(choice.mean.latency_s(bandwidth_bps), abs=1e-7)
+            mean_s = choice.mean.latency_s(bandwidth_bps)
+            assert first.mean.latency_s <= mean_s + 1e-7
+            if any(choice is each for each in found.of(choice.exits)[0]):  # the lowest mean of all is in time
+                same += 1
+                assert first.mean.latency_s == pytest.approx(mean_s, abs=1e-7)
+    assert same > 5

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import math
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,20 @@ import pytest
 import torch
 
 from splitnn.cli.main import BAD_INPUT, main
-from splitnn.errors import InvalidInput
+from splitnn.cost.cost import Cost
+from splitnn.errors import EngineMismatch, InvalidInput
 from splitnn.graph.model import Model, Value
 from splitnn.graph.package import save
+from splitnn.planner.plan import Plan
 from splitnn.proto import open_inference_pb2
-from splitnn.runtime.export import FORMATS, export, head_before, head_of
+from splitnn.runtime.export import export, head_before, head_of
+from splitnn.runtime.head_formats import FORMATS
 from splitnn.runtime.host import ModelHost
+from splitnn.runtime.inputs import admit
 from splitnn.runtime.stage import stage
 from splitnn.transport.base import Request
+from splitnn.transport.codec import CODECS
+from splitnn.transport.quantize import FP16
 from splitnn.zoo.fashion import sample_images
 from splitnn.zoo.sources import open_model
 from tests.cloud_server.running import LIMIT_S, server
@@ -51,29 +59,117 @@ def test_device_without_our_code_gets_the_whole_models_answer(tmp_path: Path) ->
         save(captured(name), tmp_path / "models" / name)
         model = captured(name)
         export(model, _head_cut(model, len(model.graph) // 2), tmp_path / name, format="onnx", name=name)
-    device = tmp_path / "device"  # nothing of ours but the public protocol's stubs
-    device.mkdir()
-    shutil.copy(Path(__file__).with_name("plain_device.py"), device)
-    shutil.copy(str(open_inference_pb2.__file__), device)
-    with server(tmp_path / "log", "--models", str(tmp_path / "models"), "--listen", "127.0.0.1:0",
-                "--profiling", "never") as cloud:  # fmt: skip
-        address = cloud.wait_ready()
+    with _cloud_for(tmp_path) as ask:
         for number, name in enumerate(names):
             model = captured(name)
             torch.manual_seed(number)
             inputs = {key: torch.randn_like(value) for key, value in model.example.items()}
+            answer = ask(name, inputs)
+            expected = _whole(model, inputs)
+            assert set(answer.outputs) == set(expected)
+            for key, value in expected.items():
+                torch.testing.assert_close(answer.outputs[key], value, rtol=1e-4, atol=1e-5)
+            assert _same_bits(answer.outputs, _tail(model, answer.crossed, answer.outputs))
+
+
+_CODECS = ["fp16", "bf16", "int8", "zstd", "fp16+zstd", "int8+zstd", "lz4", "int8+lz4"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["residual", "attention"])
+def test_device_without_our_code_writes_codecs_as_the_manifest_says(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = captured(name)
+    head = _head_cut(model, len(model.graph) // 2)
+    assert all(model.graph.tensors[tensor].dtype == "float32" for tensor in head.crossing)
+    save(model, tmp_path / "models" / name)
+    for chosen in _CODECS:
+        codecs = dict.fromkeys(head.crossing, chosen)
+        export(model, head, tmp_path / chosen, format="onnx", name=name, codecs=codecs)
+    with _cloud_for(tmp_path) as ask:
+        for number, chosen in enumerate(_CODECS):
+            torch.manual_seed(number)
+            inputs = {key: torch.randn_like(value) for key, value in model.example.items()}
+            answer = ask(chosen, inputs)
+            codec = CODECS[chosen]
+            shapes = {tensor: tuple(value.shape) for tensor, value in answer.crossed.items()}
+            decoded = {
+                tensor: codec.decode(codec.encode(value), shapes[tensor], "float32")
+                for tensor, value in answer.crossed.items()
+            }
+            sent = {
+                tensor: codec.decode(payload, shapes[tensor], "float32") for tensor, payload in answer.payloads.items()
+            }
+            assert _same_bits(sent, decoded), chosen
+            if not codec.lossless:
+                assert not _same_bits(decoded, answer.crossed), f"{chosen} loses nothing: the test cannot fail"
+            assert _same_bits(answer.outputs, _tail(model, decoded, answer.outputs)), chosen
+        inputs = {key: 1e6 * value for key, value in inputs.items()}
+        answer = ask("fp16", inputs)  # beyond what halves hold: raw, as the manifest says
+        large = {tensor for tensor, value in answer.crossed.items() if value.abs().max() > 65520}
+        assert large
+        assert all(len(answer.payloads[tensor]) == answer.crossed[tensor].nbytes for tensor in large)
+        decoded = {
+            tensor: value if tensor in large else FP16.decode(FP16.encode(value), tuple(value.shape), "float32")
+            for tensor, value in answer.crossed.items()
+        }
+        assert _same_bits(answer.outputs, _tail(model, decoded, answer.outputs))
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the plain device got, and what it sent for it."""
+
+    outputs: dict[str, torch.Tensor]
+    crossed: dict[str, torch.Tensor]
+    payloads: dict[str, bytes]
+
+
+@contextlib.contextmanager
+def _cloud_for(folder: Path) -> Iterator[Callable[[str, Mapping[str, torch.Tensor]], _Answer]]:
+    """A server of the models in the folder, and what asks it with one of the folder's heads and nothing of ours."""
+    device = folder / "device"  # nothing of ours but the public protocol's stubs
+    device.mkdir()
+    shutil.copy(Path(__file__).with_name("plain_device.py"), device)
+    shutil.copy(str(open_inference_pb2.__file__), device)
+    with server(folder / "log", "--models", str(folder / "models"), "--listen", "127.0.0.1:0",
+                "--profiling", "never") as cloud:  # fmt: skip
+        address = cloud.wait_ready()
+
+        def ask(head: str, inputs: Mapping[str, torch.Tensor]) -> _Answer:
             np.savez(device / "in.npz", **{key: value.numpy() for key, value in inputs.items()})  # type: ignore[arg-type]
             done = subprocess.run(
-                [sys.executable, "plain_device.py", address, str(tmp_path / name), "in.npz", "out.npz"],
+                [sys.executable, "plain_device.py", address, str(folder / head), "in.npz", "out.npz"],
                 cwd=device, capture_output=True, text=True, timeout=LIMIT_S, check=False,
                 env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
             assert json.loads(done.stdout) == {"foreign": []}
-            found, expected = np.load(device / "out.npz"), _whole(model, inputs)
-            assert set(found) == set(expected)
-            for key, value in expected.items():
-                torch.testing.assert_close(torch.from_numpy(found[key]), value, rtol=1e-4, atol=1e-5)
+            with np.load(device / "out.npz") as found:
+                tensors = {key: torch.from_numpy(found[key]) for key in found}
+            apart = {
+                kind: {key.removeprefix(kind): value for key, value in tensors.items() if key.startswith(kind)}
+                for kind in ("crossed:", "payload:")
+            }
+            payloads = {key: value.numpy().tobytes() for key, value in apart["payload:"].items()}
+            outputs = {key: value for key, value in tensors.items() if not key.startswith(tuple(apart))}
+            return _Answer(outputs, apart["crossed:"], payloads)
+
+        yield ask
+
+
+def _tail(model: Model, crossing: Mapping[str, torch.Tensor], answered: Mapping[str, Value]) -> dict[str, Value]:
+    """The answer that the rest of the model gives to what crossed; results of the head as they were answered."""
+    head = _head_cut(model, len(model.graph) // 2)
+    left = [tensor for tensor in model.graph.outputs if tensor not in head.results]
+    made = stage(model, tuple(crossing), left).run(admit(model.graph, crossing))
+    return {name: made.get(name, answered[name]) for name in answered}
+
+
+def _same_bits(some: Mapping[str, Value], others: Mapping[str, Value]) -> bool:
+    assert set(some) == set(others)
+    return all(torch.equal(some[name], others[name]) for name in some)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("format", ["onnx", "executorch", "litert"])
@@ -86,6 +182,55 @@ def test_head_is_checked_beside_torch_before_it_is_written(tmp_path: Path, forma
     assert said["head"]["difference_to_torch"] <= 1e-4
     assert (tmp_path / "head" / said["head"]["file"]).stat().st_size == said["head"]["size_bytes"]
     assert said["model"]["digest"] == model.digest
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there the head is run beside torch")
+@pytest.mark.parametrize("name", ["chain", "residual", "many_inputs", "integers", "efficientnet_lite0"])
+def test_core_ml_package_computes_the_head_as_its_operators_are_defined(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("coremltools")
+    from tests.runtime.mil import evaluate
+
+    if name == "efficientnet_lite0":
+        model = open_model(name)
+        head = head_before(model, ["classifier._blocks.4"])
+    else:
+        model = captured(name)
+        head = _head_cut(model, len(model.graph) // 2)
+    said = json.loads(export(model, head, tmp_path / "head", format="coreml", name=name).read_text())["head"]
+    assert said["difference_to_torch"] is None
+    assert "nothing that can run it" in said["note"]
+    package = tmp_path / "head" / said["file"]
+    files = {file.relative_to(package).as_posix(): file for file in package.rglob("*") if file.is_file()}
+    assert {each["path"]: each["sha256"] for each in said["files"]} == {
+        path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in files.items()
+    }
+    arrays = {"FLOAT32": torch.float32, "INT32": torch.int32}
+    torch.manual_seed(3)
+    inputs = {
+        key: torch.randint(0, 256, value.shape, dtype=value.dtype) if value.dtype == torch.uint8
+        else torch.rand(value.shape) < 0.5 if value.dtype == torch.bool else torch.randn_like(value)
+        for key, value in model.example.items()
+        if isinstance(value, torch.Tensor)
+    }  # fmt: skip
+    expected = head.stage.run({key: inputs[key] for key in head.stage.inputs})
+    found = evaluate(
+        package, {each["feature"]: inputs[each["name"]].to(arrays[each["array"]]) for each in said["inputs"]}
+    )
+    assert {each["name"] for each in said["outputs"]} == set(expected)
+    for each in said["outputs"]:
+        value, want = found[each["feature"]], expected[each["name"]]
+        assert isinstance(want, torch.Tensor)
+        assert list(want.shape) == each["shape"]
+        assert value.dtype == arrays[each["array"]]
+        torch.testing.assert_close(value.to(want.dtype), want, rtol=1e-4, atol=1e-4 * float(want.double().abs().max()))
+
+
+def test_core_ml_head_is_refused_where_its_arrays_cannot_hold_it(tmp_path: Path) -> None:
+    pytest.importorskip("coremltools")
+    model = captured("masked")
+    with pytest.raises(EngineMismatch, match=r"the head (as|cannot be written as) coreml"):
+        export(model, _head_cut(model, len(model.graph) // 2), tmp_path / "head", format="coreml", name="m")
+    assert not (tmp_path / "head").exists()
 
 
 def test_manifest_names_everything_that_crosses_and_nothing_else(tmp_path: Path) -> None:
@@ -163,7 +308,7 @@ def test_bad_cuts_are_named(tmp_path: Path) -> None:
         head_before(model, ["output"])
     with pytest.raises(InvalidInput, match="no layer on the device"):
         head_of(model, [])
-    with pytest.raises(ValueError, match="there are onnx, executorch, litert"):
+    with pytest.raises(ValueError, match="there are onnx, executorch, litert, coreml"):
         export(model, _head_cut(model, 2), tmp_path, format="tensorrt", name="chain")
 
 
@@ -173,6 +318,54 @@ def test_missing_tools_are_named_with_the_command(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ModuleNotFoundError, match=r'executorch needs executorch: pip install "splitnn\[executorch\]"'):
         export(model, _head_cut(model, 2), tmp_path / "head", format="executorch", name="chain")
     assert not (tmp_path / "head").exists()
+
+
+def test_codecs_that_cannot_be_described_are_named_with_those_that_can(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "head"
+    save(captured("chain"), tmp_path / "chain")
+    command = ["export", str(tmp_path / "chain"), "--cut", "features.3", "--out", str(folder), "--codec"]
+    assert main([*command, "even4"]) == BAD_INPUT
+    assert "raw, zstd" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"'x' has a codec, and does not cross; these do: features\.2"):
+        export(
+            captured("chain"), _head_cut(captured("chain"), 3), folder, format="onnx", name="c", codecs={"x": "fp16"}
+        )
+    assert not folder.exists()
+
+
+def test_lossy_codec_is_written_where_it_is_asked_for_and_is_said_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = captured("chain")
+    save(model, tmp_path / "chain")
+    head = _head_cut(model, 3)
+    (crossing,) = head.crossing
+    tiers = tuple(int(layer.name not in head.stage.layers) for layer in model.graph.layers)
+    codecs = {"raw": "raw", "lossy": "int8+zstd", "too much": "even4"}
+    for name, codec in codecs.items():
+        plan = Plan(model.digest, ("d", "c"), tuple(each.name for each in model.graph.layers), tiers,
+                    ({crossing: codec},), Cost(0, (), (), 0.0, 0.0), "fast")  # fmt: skip
+        (tmp_path / f"{name}.txt").write_text(str(plan))
+    commands = {
+        ("--cut", crossing): ("raw", ""),
+        ("--cut", crossing, "--codec", "fp16"): ("fp16", f"lossy, as --codec asks: {crossing} as fp16"),
+        ("--plan", "raw.txt"): ("raw", ""),
+        ("--plan", "lossy.txt"): ("int8+zstd", f"lossy, as lossy.txt asks: {crossing} as int8+zstd"),
+        ("--plan", "lossy.txt", "--codec", "raw"): ("raw", ""),
+        ("--plan", "too much.txt"): ("raw", f"the plan sends {crossing} as even4, which an outside client cannot"),
+    }
+    for number, (given, (codec, said)) in enumerate(commands.items()):
+        arguments = [str(tmp_path / each) if each.endswith(".txt") else each for each in given]
+        assert main(["export", str(tmp_path / "chain"), "--out", str(tmp_path / str(number)), *arguments]) == 0
+        lines = capsys.readouterr().err.replace(f"{tmp_path}/", "").splitlines()
+        assert [line[: len(said)] for line in lines] == ([said] if said else [])
+        (sent,) = json.loads((tmp_path / str(number) / "manifest.json").read_text())["server"]["request"]["inputs"]
+        assert sent["codec"] == codec
+        assert sent["parameters"] == ({} if codec == "raw" else {"codec": {"string_param": codec}})
 
 
 def test_empty_cut_is_bad_input_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,8 +117,9 @@ def test_what_the_answer_does_not_see_is_hardly_sent() -> None:
 
 def test_patches_and_pixels_are_inverse() -> None:
     x = torch.randn(2, 3, 4, 6)
-    for patch in (1, 2):
-        assert torch.equal(pixels_of(patches_of(x, patch), channels=3, patch=patch), x)
+    for patch in ((1, 1), (2, 2), (2, 1)):
+        assert torch.equal(pixels_of(patches_of(x, patch), patch=patch), x)
+    assert torch.equal(patches_of(x, (2, 2)), nn.functional.pixel_unshuffle(x, 2))
 
 
 def test_training_lowers_what_it_is_to_lower() -> None:
@@ -238,7 +239,7 @@ def test_command_writes_versions_that_check_explains(tmp_path: Path, capsys: pyt
 
     for wrong, said in (
         (["--cut", "nowhere", *again], "'nowhere'"),
-        (["--cut", "output", *again], "float32 tensor (N, C, H, W)"),
+        (["--cut", "output", *again], "a bottleneck lies between layers"),
         (["--cut", "head", "--step", "1", *out], "exists"),
         (["--cut", "head", "--step", "1e9", *again], "leaves nothing"),
         (["--cut", "head", "--max-accuracy-drop", "0.001%", "--step", "1", *again], "the nearest loses"),

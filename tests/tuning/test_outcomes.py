@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from splitnn.errors import InvalidInput
 from splitnn.graph.exits import Exit
 from splitnn.graph.extract import extract
 from splitnn.graph.graft import tensor_values
@@ -118,5 +119,5 @@ def test_models_without_exits_have_no_such_table() -> None:
     data = Data({read: batch(8, seed=3)}, None, tuple("abcdefgh"))
     assert calibrate(model, data, codecs={"raw": CODECS["raw"]}, tensors=[read]).exits is not None
     plain = replace(model, exits=None)
-    with pytest.raises(ValueError, match="one output of logits"):
+    with pytest.raises(InvalidInput, match="say which holds its answer"):
         calibrate(plain, data, codecs={"raw": CODECS["raw"]}, tensors=[read])

@@ -19,8 +19,8 @@ from splitnn.graph.model import Model
 from splitnn.runtime.stage import stage
 from splitnn.runtime.verify import check
 from splitnn.transport.codec import CODECS
+from splitnn.tuning.answers import answer_of
 from splitnn.tuning.bottleneck import crossing_tensor, cut_tensor, insert
-from splitnn.tuning.drops import answers_of
 from splitnn.zoo.autoencoder import Bottleneck, Decoder, Encoder
 from splitnn.zoo.catalogue import recipe
 from splitnn.zoo.datasets import part_of
@@ -76,7 +76,9 @@ def test_it_is_lite0_with_the_bottleneck_grown_in_and_every_cut_leaves_it_alone(
     version = versions[name]
     grown = insert(base, cut_tensor(base, notes().tensor), trained_bottleneck(name))
     photo = {base.graph.inputs[0]: torch.from_numpy(zoo.photos(224)["coffee"]).unsqueeze(0)}
-    found, wanted = (tensor_values(each, [answers_of(each)], photo)[answers_of(each)] for each in (version, grown))
+    found, wanted = (
+        tensor_values(each, [answer_of(each).output], photo)[answer_of(each).output] for each in (version, grown)
+    )
     assert torch.equal(found, wanted)  # type: ignore[arg-type]
     # one graph for all, and the same weights but for the step: of the coarser ones some cuts will do
     assert check(version, random_cuts=6, seed=seed, budget_s=120 if name == NAMES[0] else 2).passed
@@ -109,7 +111,7 @@ def test_agreement_and_bytes_on_unseen_photos_are_as_they_were_measured(
 
 def answered(model: Model, *others: str) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     """What makes the model's logits, and other tensors of it, from pixels."""
-    wanted = [answers_of(model), *others]
+    wanted = [answer_of(model).output, *others]
     whole = stage(model, model.graph.inputs, wanted)
 
     def answer(pixels: torch.Tensor) -> list[torch.Tensor]:
@@ -137,7 +139,7 @@ def test_a_name_that_is_no_rate_is_none() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_coarser_bottleneck_is_the_same_at_wider_steps(seed: int, hidden: int) -> None:
     torch.manual_seed(seed)
-    made = Bottleneck(Encoder(6, 5, patch=2, hidden=hidden), Decoder(5, 6, patch=2, hidden=3 * hidden)).eval()
+    made = Bottleneck(Encoder(6, 5, patch=(2, 2), hidden=hidden), Decoder(5, 6, patch=(2, 2), hidden=3 * hidden)).eval()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter)
     x = torch.randn(2, 6, 8, 8)
