@@ -181,10 +181,12 @@ def _met_from(rows: Sequence[_Row], deadline_s: float) -> float:
         if quick_s <= deadline_s:  # linear in 1/bandwidth
             share = (deadline_s - quick_s) / (slow_s - quick_s)
             return 1 / (1 / row.high_bps + share * (1 / row.low_bps - 1 / row.high_bps))
+    from splitnn.cli.wording import format_seconds
+
     least_s, fastest_bps = rows[-1].worth[1], rows[-1].high_bps
     raise InfeasiblePlan(
-        f"no plan meets the deadline of {deadline_s * 1e3:g} ms up to {format_rate(fastest_bps)}: there the best one, "
-        f"{rows[-1].name}, still takes {least_s * 1e3:.4g} ms; at the link given it is {rows[-1].plan}",
+        f"no plan meets the deadline of {format_seconds(deadline_s)} up to {format_rate(fastest_bps)}: there the best "
+        f"one, {rows[-1].name}, still takes {format_seconds(least_s)}; at the link given it is {rows[-1].plan}",
         rows[-1].plan,
     )
 

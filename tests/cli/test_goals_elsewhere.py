@@ -134,7 +134,7 @@ def test_a_deadline_that_decides_beside_energy_leaves_no_thresholds(capsys: pyte
         ("envelope", ("--objective", "throughput"), "not a sum"),
         ("envelope", ("--objective", "energy", "--deadline", "1s"), "splitnn plan"),
         ("envelope", ("--max-energy", "1"), "splitnn plan"),
-        ("envelope", ("--deadline", "1us"), "no plan meets the deadline of 0.001 ms"),
+        ("envelope", ("--deadline", "1us"), "no plan meets the deadline of 1 us"),
         ("envelope", ("--max-bytes", "1", "--private", "image", "--device-memory", "1KB"), "the nearest one exceeds"),
         ("explain", ("--deadline", "1us"), "exceeds the deadline of 0.001 ms by"),
         ("explain", ("--keep-on-device", "head", "--forbid", "conv2d=device"), "data never flows back"),

@@ -17,9 +17,9 @@ from torch import nn
 from splitnn.cli.main import main
 from splitnn.errors import InvalidInput
 from splitnn.graph.capture import capture
-from splitnn.graph.graft import tensor_values
 from splitnn.graph.model import Model
 from splitnn.graph.package import load, save
+from splitnn.runtime.stage import stage
 from splitnn.runtime.verify import check
 from splitnn.transport.codec import CODECS
 from splitnn.tuning.bottleneck import crossing_tensor, cut_tensor, patches_of, pixels_of
@@ -80,10 +80,10 @@ def test_version_is_a_model_that_every_cut_leaves_alone_and_its_recipe_is_true(p
 
     crossing, (answer,) = crossing_tensor(version), version.graph.outputs
     changed, sizes = 0, []
-    for i in range(48):
-        picture = {"x": smooth(48, 2).inputs["x"][i : i + 1]}
-        values = tensor_values(version, [crossing, answer], picture)
-        symbols, logits, whole = values[crossing], values[answer], tensor_values(model, [answer], picture)[answer]
+    run, run_whole = stage(version, ["x"], [crossing, answer]).run, stage(model, ["x"], [answer]).run
+    for picture in smooth(48, 2).inputs["x"].split(1):
+        values = run({"x": picture})
+        symbols, logits, whole = values[crossing], values[answer], run_whole({"x": picture})[answer]
         assert (
             isinstance(symbols, torch.Tensor) and isinstance(logits, torch.Tensor) and isinstance(whole, torch.Tensor)
         )
