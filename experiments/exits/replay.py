@@ -86,12 +86,12 @@ class Outcome:
 
     @property
     def throughput_rps(self) -> float:
-        """Of layers, codecs and bytes, as the planner counts."""
+        """Of layers, codecs and bytes, as papers count."""
         return 1 / max(busy - handling for busy, handling in zip(self.busy_s, self.handling_s, strict=True))
 
     @property
     def served_rps(self) -> float:
-        """With what taking in and passing on a request costs."""
+        """With what taking in and passing on a request costs, as the planner counts."""
         return 1 / max(self.busy_s)
 
     @property
