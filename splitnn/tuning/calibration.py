@@ -121,6 +121,7 @@ def calibrate(
                 for tensor, codecs_of in measured.items()
             },
         ),
+        answer=answer.output,
     )
 
 

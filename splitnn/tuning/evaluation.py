@@ -101,9 +101,13 @@ def check_labels(model: Model, data: Samples, answer: Answer) -> None:
 
 
 def judged_on(model: Model, data: Samples, answer: Answer) -> str:
-    """The data's name for a report, with what answers were compared by unless that is the usual largest logit."""
+    """The data's name for a report, with what answers were compared by unless that is the usual largest logit.
+
+    It is always said where the model has several outputs, of which exits leave no choice.
+    """
     usual = answer.cosine is None and len(model.graph.tensors[answer.output].shape) == 2
-    return data.source if usual else f"{data.source}, judged by {answer}"
+    sole = model.exits is not None or len(set(model.graph.outputs)) == 1
+    return data.source if usual and sole else f"{data.source}, judged by {answer}"
 
 
 def check_numbers(tensor: torch.Tensor, what: str) -> None:
