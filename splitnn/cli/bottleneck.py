@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from splitnn.graph import package
     from splitnn.tuning.answers import answer_of
     from splitnn.tuning.bottleneck import cut_tensor
+    from splitnn.tuning.evaluation import check_file
     from splitnn.tuning.fitting import ground, transform_versions
     from splitnn.tuning.training import by_clock, by_count, learned_versions
     from splitnn.zoo.datasets import samples
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileExistsError(f"{taken[0]} exists; give another --out")
     fit_to = samples(args.data, model, count=args.count, part="train", seed=args.seed)
     judge_by = samples(args.data, model, count=args.held_out, part="test", seed=args.seed)
+    check_file(args.data, model)
     written: list[dict[str, Any]] = []
     missed: list[Drop] = []
     with progress_bar("running the model on the data") as progress:

@@ -19,7 +19,6 @@ from splitnn.cost.exit_drops import Asked, ExitDrops
 from splitnn.cost.profile_file import write_profile
 
 if TYPE_CHECKING:
-    from splitnn.graph.model import Model
     from splitnn.transport.codec import Codec
 
 _USUAL = (
@@ -78,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     profiles = {path: open_profile(path) for path in args.profile}
     from splitnn.tuning.answers import answer_of
     from splitnn.tuning.calibration import calibrate
+    from splitnn.tuning.evaluation import check_file
     from splitnn.zoo.datasets import samples
 
     model = open_model(args.model)
@@ -85,8 +85,7 @@ def run(args: argparse.Namespace) -> int:
     for found in profiles.values():
         found.check_fits(model.graph, model.digest)
     data = samples(args.data, model, count=args.count, part="test", seed=args.seed)
-    if Path(args.data).is_file():
-        _check_all(Path(args.data), model)
+    check_file(args.data, model)
     left_out: dict[str, dict[str, str]] = defaultdict(dict)
 
     def refused(tensor: str, codec: str, reason: str) -> None:
@@ -114,17 +113,6 @@ def run(args: argparse.Namespace) -> int:
         for reason in dict.fromkeys(reasons.values()):
             print(f"  {reason}", file=sys.stderr)
     return 0
-
-
-def _check_all(path: Path, model: Model) -> None:
-    """Raises InvalidInput where any sample of the file holds NaN, drawn or not: other commands draw others."""
-    from safetensors import safe_open
-
-    from splitnn.tuning.evaluation import check_numbers
-
-    with safe_open(path, framework="pt") as file:
-        for name in model.graph.inputs:
-            check_numbers(file.get_tensor(name), f"{path}: {name!r}")
 
 
 def _codecs(names: str) -> dict[str, Codec]:

@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         with_recipe,
     )
     from splitnn.tuning.drops import drop_figures
+    from splitnn.tuning.evaluation import check_file
     from splitnn.tuning.int8 import left_in_floats
     from splitnn.tuning.learning import Lessons
     from splitnn.tuning.speed import in_onnxruntime, seconds_of
@@ -107,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
     count = usual if args.samples is None else args.samples
     train = samples(args.data, base, count=count, part="train", seed=args.seed)
     held_out = samples(args.data, base, count=args.held_out, part="test", seed=args.seed)
+    check_file(args.data, base)
     rate = (_RATE_OF_STUDENTS if args.into else _RATE) if args.rate is None else args.rate
     lessons = Lessons(steps=args.steps, rate=rate, seed=args.seed, budget_s=args.budget)
     settings: dict[str, str | int | float] = {"data": args.data, "seed": args.seed}

@@ -222,9 +222,11 @@ def drops_of_version(version: Version, codecs: Sequence[str], *, policy: Exits |
     """What lossy codecs cost, from the first profile that knows; ``policy`` says which of the model's exits are asked.
 
     Raises:
-        ValueError: lossy codecs may be used, but nothing was calibrated.
+        ValueError: lossy codecs may be used, but nothing was calibrated, or profiles by different outputs.
     """
     lossy = sorted(set(codecs) - LOSSLESS)
+    if lossy:
+        _check_answers(version)
     for profile in version.profiles.values():
         if profile.accuracy is not None:
             found = profile.accuracy
@@ -235,3 +237,15 @@ def drops_of_version(version: Version, codecs: Sequence[str], *, policy: Exits |
             "--profile FILE` for a profile of it first, or allow lossless codecs only (--codecs raw,zstd)"
         )
     return {}
+
+
+def _check_answers(version: Version) -> None:
+    """Raises ValueError where profiles were calibrated by different outputs; older files do not say by which."""
+    found = {host: profile.accuracy for host, profile in version.profiles.items()}
+    judged = {host: each.answer for host, each in found.items() if each is not None and each.answer is not None}
+    if len(set(judged.values())) > 1:
+        said = ", ".join(f"that of {host} by {answer!r}" for host, answer in judged.items())
+        raise ValueError(
+            f"the profiles of {version.name} were calibrated by different outputs, {said}: run `splitnn calibrate` "
+            "again for both, with the same --answer"
+        )

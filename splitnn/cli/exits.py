@@ -87,6 +87,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the exits, judge them, write the package."""
     from splitnn.graph import package
+    from splitnn.tuning.evaluation import check_file
     from splitnn.zoo.datasets import samples
 
     max_drop = parse_share(args.max_accuracy_drop)
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileExistsError(f"{out} exists; give a new folder")  # before anything takes time
     model = open_model(args.model)
     held_out = samples(args.data, model, count=args.samples, part="test", seed=args.seed)
+    check_file(args.data, model)
     train = held_out
     if args.at or args.train == "joint":
         train = samples(args.data, model, count=args.train_samples, part="train", seed=args.seed)

@@ -34,6 +34,7 @@ class Calibration:
 
     ``against`` says what answers were judged by: labels, or the model's own answers when it is not cut. Where the model
     has early exits, ``tensors`` is what its last exit loses, and ``exits`` what every way to ask them does.
+    ``answer`` is the output whose answers were compared, None where an older file does not say.
     """
 
     tensors: Mapping[str, Mapping[str, Calibrated]]  # by tensor and codec
@@ -41,6 +42,7 @@ class Calibration:
     data: str
     samples: int
     exits: ExitDrops | None = None
+    answer: str | None = None
 
     def __post_init__(self) -> None:
         if self.against not in get_args(Against):
@@ -59,6 +61,7 @@ class Calibration:
                 for tensor, codecs in self.tensors.items()
             },
             "exits": None if self.exits is None else self.exits.to_json(),
+            "answer": self.answer,
         }
 
     @classmethod
@@ -85,6 +88,7 @@ class Calibration:
                 data=str(data["data"]),
                 samples=int(data["samples"]),
                 exits=None if data.get("exits") is None else ExitDrops.from_json(data["exits"]),  # older files: none
+                answer=None if data.get("answer") is None else str(data["answer"]),  # older files: not known
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"no calibration: {error!r}") from error

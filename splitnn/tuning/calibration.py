@@ -38,6 +38,7 @@ from splitnn.tuning.evaluation import (
     check_labels,
     check_numbers,
     judged_on,
+    names_of,
     silent,
 )
 from splitnn.tuning.outcomes import Outcomes, drop_by_policy, judges, touched
@@ -88,13 +89,13 @@ def calibrate(
     head = extract(model, model.graph.inputs, (*trials, *outputs))
     total = max(1, len(data.origins) // batch_size(model)) * max(1, len(trials))
     done, parts = 0, []
-    seen = 0
+    seen, names = 0, names_of(data)
     with torch.inference_mode():
         for batch in batches(model, data):
             found = [value.clone() for value in head(*(batch[name] for name in model.graph.inputs))]
             values, logits = found[: len(trials)], dict(zip(outputs, found[len(trials) :], strict=True))
             whole = logits[outputs[-1]]
-            check_numbers(whole, f"{data.source}: what the model answers")
+            check_numbers(whole, f"{data.source}: what the model answers", names[seen:])
             truth = answer.truth(whole, None if data.labels is None else data.labels[seen : seen + len(whole)])
             parts.append(Outcomes.of(exits, logits, truth, answer))
             for (tensor, trial), value in zip(trials.items(), values, strict=True):
@@ -121,6 +122,7 @@ def calibrate(
                 for tensor, codecs_of in measured.items()
             },
         ),
+        answer=answer.output,
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import safe_open
 
 from splitnn.errors import InvalidInput
 from splitnn.graph.extract import extract
@@ -68,7 +70,7 @@ def check_data(model: Model, data: Samples) -> None:
             )
         if len(tensor) != len(data.origins):
             raise InvalidInput(f"{data.source}: {len(tensor)} samples of {name!r}, but {len(data.origins)} origins")
-        check_numbers(tensor, f"{data.source}: {name!r}")
+        check_numbers(tensor, f"{data.source}: {name!r}", names_of(data))
     if len(data.origins) < graph.batch:
         raise InvalidInput(f"{data.source} holds {len(data.origins)} samples; the model takes {graph.batch} at once")
 
@@ -101,18 +103,41 @@ def check_labels(model: Model, data: Samples, answer: Answer) -> None:
 
 
 def judged_on(model: Model, data: Samples, answer: Answer) -> str:
-    """The data's name for a report, with what answers were compared by unless that is the usual largest logit."""
+    """The data's name for a report, with what answers were compared by unless that is the usual largest logit.
+
+    It is always said where the model has several outputs, of which exits leave no choice.
+    """
     usual = answer.cosine is None and len(model.graph.tensors[answer.output].shape) == 2
-    return data.source if usual else f"{data.source}, judged by {answer}"
+    sole = model.exits is not None or len(set(model.graph.outputs)) == 1
+    return data.source if usual and sole else f"{data.source}, judged by {answer}"
 
 
-def check_numbers(tensor: torch.Tensor, what: str) -> None:
-    """Raises InvalidInput where a tensor (N, ...) holds NaN; the message begins with ``what``."""
+def names_of(data: Samples) -> list[str]:
+    """Of each sample what a message calls it: its row in a file, from 0, whichever rows were drawn."""
+    return [origin.removeprefix(f"{Path(data.source).name} ") for origin in data.origins]
+
+
+def check_file(source: str, model: Model) -> None:
+    """Raises InvalidInput where any row of a file holds NaN, drawn or not: other commands and seeds draw others."""
+    if not Path(source).is_file():
+        return
+    with safe_open(source, framework="pt") as file:
+        for name in model.graph.inputs:
+            check_numbers(file.get_tensor(name), f"{source}: {name!r}")
+
+
+def check_numbers(tensor: torch.Tensor, what: str, names: Sequence[str] = ()) -> None:
+    """Raises InvalidInput where a tensor (N, ...) holds NaN.
+
+    The message begins with ``what`` and has the sample's name, else its number.
+    """
     if not tensor.is_floating_point():
         return
     for number, row in enumerate(tensor):  # one mask of a whole data set might not fit into memory
         if row.isnan().any():
-            raise InvalidInput(f"{what} holds NaN (sample {number}), by which nothing can be judged")
+            raise InvalidInput(
+                f"{what} holds NaN (sample {names[number] if names else number}), by which nothing can be judged"
+            )
 
 
 def batches(model: Model, data: Samples) -> Iterator[dict[str, torch.Tensor]]:
@@ -142,5 +167,5 @@ def values_on(
             parts.append(tuple(value.clone() for value in run(*(batch[name] for name in model.graph.inputs))))
     found = {name: torch.cat(column) for name, column in zip(tensors, zip(*parts, strict=True), strict=True)}
     for name, values in found.items():
-        check_numbers(values, f"{data.source}: what the model makes of it, {name!r},")
+        check_numbers(values, f"{data.source}: what the model makes of it, {name!r},", names_of(data))
     return found

@@ -25,7 +25,7 @@ from splitnn.graph.model import Model
 from splitnn.graph.naming import tensor_named
 from splitnn.tuning.answers import answer_of
 from splitnn.tuning.confidence import calibrate_exits, recipe_of_exits
-from splitnn.tuning.evaluation import Samples, batches, check_data, check_numbers
+from splitnn.tuning.evaluation import Samples, batches, check_data, check_numbers, names_of
 
 _PLACES = 4  # of a picture a head keeps at most 4 x 4 places
 _EPOCHS, _BATCH = 30, 128
@@ -50,11 +50,16 @@ def attach_exits(
 
     Raises:
         ValueError: a tensor that no head can read, or no thresholds keep the accuracy.
-        InvalidInput: an unknown layer or module, one twice, or a deeper one first; the model's answer is not one row of
-            logits a sample, or the data do not fit the model.
+        InvalidInput: an unknown layer or module, one twice, a deeper one first, or the last one; the model's answer is
+            not one row of logits a sample, or the data do not fit the model.
     """
     logits = _answer(model, answer)
     tensors = _places_of(model, at)
+    if logits in tensors:
+        raise InvalidInput(
+            f"nothing lies behind {at[tensors.index(logits)]!r} but the model's answer: an exit there saves no work; "
+            "name an earlier layer"
+        )
     heads = _taught(model, tensors, logits, train, seed=seed)
     grown = model
     outputs: dict[str, str] = {}
@@ -132,7 +137,7 @@ def _taught(model: Model, tensors: Sequence[str], logits: str, train: Samples, *
                 ):
                     row.append(value)
         answers = torch.cat(rows[-1])
-        check_numbers(answers, f"{train.source}: what the model answers")
+        check_numbers(answers, f"{train.source}: what the model answers", names_of(train))
         target = softmax(answers, 1)
         for head, parts in zip(heads, rows, strict=False):
             _teach(head, torch.cat(parts), target)

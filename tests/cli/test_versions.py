@@ -13,7 +13,7 @@ import pytest
 from splitnn.cli.main import main
 from splitnn.cost.accuracy import Calibrated, Calibration, parse_share
 from splitnn.cost.profile import CodecCost, Profile, Timing
-from splitnn.cost.profile_file import write_profile
+from splitnn.cost.profile_file import open_profile, write_profile
 from splitnn.graph.model import Model
 from splitnn.graph.package import save
 from splitnn.graph.recipe import Drop, Recipe
@@ -87,6 +87,24 @@ def test_without_calibration_the_error_says_what_to_run(plan: Plan) -> None:
     found = plan("--max-accuracy-drop", "1%", calibrated=False)
     assert found["status"] == 2 and "run `splitnn calibrate ./net" in found["error"]
     assert plan("--codecs", "raw,int8", calibrated=False)["status"] == 0, "asked for by name"
+
+
+def test_profiles_calibrated_by_different_outputs_are_refused(place: Path, plan: Plan) -> None:
+    def judge(host: str, answer: str | None) -> None:
+        path = place / f"{host}-calibrated.json"
+        profile = open_profile(path)
+        assert profile.accuracy is not None
+        write_profile(path, replace(profile, accuracy=replace(profile.accuracy, answer=answer)))
+
+    judge("device", "output_1")
+    assert plan("--max-accuracy-drop", "1%")["status"] == 0, "an older file does not say by what"
+    judge("cloud", "output_0")
+    found = plan("--max-accuracy-drop", "1%")
+    assert found["status"] == 2 and "that of device by 'output_1', that of cloud by 'output_0'" in found["error"]
+    assert "with the same --answer" in found["error"] and found["error"].count("\n") == 1
+    assert plan("--max-accuracy-drop", "1%", "--codecs", "raw,zstd")["status"] == 0, "nothing lossy is read"
+    judge("cloud", "output_1")
+    assert plan("--max-accuracy-drop", "1%")["status"] == 0
 
 
 def test_version_is_taken_when_it_is_better_and_loses_little_enough(plan: Plan) -> None:

@@ -19,14 +19,18 @@ DROPS = ExitDrops(EXITS, {"t": {"int8": {("exit1",): DROP, ("exit1", "last"): DR
 
 
 def calibration() -> Calibration:
-    return Calibration({"t": {"int8": Calibrated(DROP, 3, 4)}}, against="model", data="d", samples=5, exits=DROPS)
+    return Calibration(
+        {"t": {"int8": Calibrated(DROP, 3, 4)}}, against="model", data="d", samples=5, exits=DROPS, answer="c"
+    )
 
 
 def test_json_gives_back_the_same_and_older_files_have_none() -> None:
     written = json.loads(json.dumps(calibration().to_json(), allow_nan=False))
     assert Calibration.from_json(written) == calibration()
     del written["exits"]
-    assert Calibration.from_json(written).exits is None
+    del written["answer"]
+    older = Calibration.from_json(written)
+    assert older.exits is None and older.answer is None
 
 
 def _without_exits(exits: Any) -> None:

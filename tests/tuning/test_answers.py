@@ -245,6 +245,41 @@ def test_commands_judge_embeddings_maps_and_named_outputs(tmp_path: Path, capsys
         assert "say which holds its answer (--answer)" in capsys.readouterr().err
 
 
+class Twins(nn.Module):
+    """Two rows of logits, either of which may be the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.one, self.other = nn.Linear(9, 32), nn.Linear(32, 4), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        felt = self.body(x).relu()
+        return self.one(felt), self.other(felt)
+
+
+def test_of_several_outputs_reports_profiles_and_recipes_say_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = made(Twins(), 9)
+    first, second = model.graph.outputs
+    folder, rows, profile = str(save(model, tmp_path / "net")), str(tmp_path / "rows.safetensors"), tmp_path / "p.json"
+    save_file({"x": torch.randn(160, 9)}, rows)
+    assert main(["profile", folder, "-o", str(profile), "--repeats", "1"]) == 0
+    for answer in (first, second):
+        common = [folder, "--data", rows, "--answer", answer]
+        for command in (
+            ["calibrate", *common, "--profile", str(profile), "--codecs", "int8"],
+            ["bottleneck", *common, "--cut", "body", "--step", "0.2", "--out", str(tmp_path / f"thin-{answer}")],
+            ["compress", *common, "--method", "int8-weights", "--out", str(tmp_path / f"small-{answer}")],
+        ):
+            capsys.readouterr()
+            assert main(command) == 0
+            assert f"judged by '{answer}'" in capsys.readouterr().out
+        found, recipe = open_profile(profile).accuracy, load(tmp_path / f"small-{answer}").recipe
+        assert found is not None and found.answer == answer
+        assert recipe is not None and f"judged by '{answer}'" in recipe.data
+
+
 def test_compression_of_an_embedding_is_judged_by_its_cosine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,8 @@ from torch import nn
 from splitnn import zoo
 from splitnn.cli.main import main
 from splitnn.cost.accuracy import Calibration
-from splitnn.cost.profile_file import open_profile
+from splitnn.cost.profile import Profile, Timing
+from splitnn.cost.profile_file import open_profile, write_profile
 from splitnn.errors import InvalidInput
 from splitnn.graph.capture import capture
 from splitnn.graph.extract import extract
@@ -28,6 +29,8 @@ from splitnn.transport.codec import CODECS
 from splitnn.tuning.answers import Answer, answer_of
 from splitnn.tuning.calibration import calibrate, candidates
 from splitnn.tuning.drops import drop_of
+from splitnn.tuning.evaluation import check_data
+from splitnn.zoo.datasets import samples
 from tests.models import captured, captured_real
 
 
@@ -208,16 +211,43 @@ def test_codecs_that_refuse_the_values_are_named(tmp_path: Path, capsys: pytest.
     assert list(Calibration.from_json(open_profile(profile).accuracy.to_json()).tensors["x"]) == ["raw"]  # type: ignore[union-attr]
 
 
-def test_a_sample_that_is_nan_is_refused_drawn_or_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("row", [299, 3])  # of the 300 most are drawn by no command here
+@pytest.mark.parametrize("command", ["calibrate", "bottleneck", "compress", "exits"])
+def test_a_row_that_is_nan_is_refused_by_its_number_in_the_file_drawn_or_not(
+    row: int, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = captured("chain")
-    package, profile = str(save(model, tmp_path / "chain")), tmp_path / "device.json"
+    package, profile, out = str(save(model, tmp_path / "chain")), tmp_path / "device.json", str(tmp_path / "out")
+    layers = {layer.name: Timing(1, 1) for layer in model.graph.layers}
+    write_profile(profile, Profile(model.digest, "device", layers, Timing(1, 1)))
     rows = torch.randn(300, 3, 12, 12)
-    rows[299, 0, 0, 0] = torch.nan
+    rows[row, 0, 0, 0] = torch.nan
     save_file({"x": rows}, tmp_path / "data.safetensors")
-    assert main(["profile", package, "-o", str(profile), "--repeats", "1"]) == 0
-    asked = ["calibrate", package, "--profile", str(profile), "--data", str(tmp_path / "data.safetensors")]
-    assert main([*asked, "--codecs", "raw", "--count", "20"]) == 2
-    assert "holds NaN (sample 299)" in capsys.readouterr().err
+    layer = model.graph.layers[0].name
+    options = {
+        "calibrate": ["--profile", str(profile), "--codecs", "raw", "--count", "5"],
+        "bottleneck": ["--cut", layer, "--count", "5", "--held-out", "5", "--out", out],
+        "compress": ["--method", "int8-weights", "--samples", "5", "--held-out", "5", "--out", out],
+        "exits": ["--at", layer, "--train-samples", "5", "--samples", "5", "--out", out],
+    }[command]
+    assert main([command, package, "--data", str(tmp_path / "data.safetensors"), *options]) == 2
+    assert f"'x' holds NaN (sample {row})" in capsys.readouterr().err
+
+
+def test_samples_of_a_file_are_named_by_their_rows_after_shuffling(tmp_path: Path) -> None:
+    model, path = captured("chain"), tmp_path / "data.safetensors"
+    rows = torch.randn(300, 3, 12, 12)
+    rows[:, 0, 0, 0] = torch.arange(300.0)
+    save_file({"x": rows}, path)
+    data = samples(str(path), model, count=40)
+    row = int(data.inputs["x"][20, 0, 0, 0])
+    assert row != 20
+    data.inputs["x"][20] = torch.inf  # which the model makes NaN of, in its second batch
+    with pytest.raises(InvalidInput, match=rf"what the model answers holds NaN \(sample {row}\)"):
+        calibrate(model, data, codecs={"raw": CODECS["raw"]})
+    data.inputs["x"][20] = torch.nan
+    with pytest.raises(InvalidInput, match=rf"'x' holds NaN \(sample {row}\)"):
+        check_data(model, data)
 
 
 def test_models_that_answer_nan_are_refused() -> None:

@@ -245,6 +245,10 @@ def test_layers_and_answers_that_no_head_fits_are_refused() -> None:
         attach_exits(model, at=["second", "first"], train=train, held_out=held_out)
     with pytest.raises(InvalidInput, match="would be the same"):
         attach_exits(model, at=["first", "first"], train=train, held_out=held_out)
+    (logits,) = model.graph.outputs
+    for last in (logits, model.graph.producer[logits]):
+        with pytest.raises(InvalidInput, match=f"nothing lies behind '{last}' but the model's answer"):
+            attach_exits(model, at=["first", last], train=train, held_out=held_out)
 
 
 def test_nan_is_refused_and_no_threshold_is_made_of_it(attached: Model) -> None:
