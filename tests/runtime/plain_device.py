@@ -1,8 +1,8 @@
 """A device without splitnn: ONNX Runtime for the head, gRPC and the public protocol's stubs for the rest.
 
 Run as a script, beside the stubs: plain_device.py HOST:PORT HEAD_FOLDER INPUTS.npz OUTPUTS.npz [EXITS]. It knows
-nothing but what the manifest says. EXITS go as the request's parameter, and what the response says of exits is printed. Beside
-the outputs it writes what crossed ("crossed:NAME") and the bytes that were sent for it ("payload:NAME").
+nothing but what the manifest says. EXITS go as the request's parameter, and what the response says of exits is printed.
+Beside the outputs it writes what crossed ("crossed:NAME") and the bytes that were sent for it ("payload:NAME").
 """
 
 import json

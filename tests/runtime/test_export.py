@@ -479,13 +479,12 @@ def test_lossy_codec_is_written_where_it_is_asked_for_and_is_said_in_one_line(
 def test_converters_warnings_are_not_heard_and_their_errors_are(caplog: pytest.LogCaptureFixture) -> None:
     talkative = [logging.getLogger(name) for name in ("torch.utils._pytree", "torchao", "coremltools")]
     levels = [logger.level for logger in talkative]
-    with pytest.raises(EngineMismatch), quiet():
+    with quiet():
         for logger in talkative:
             logger.warning("a version")
             logger.error("a failure")
-        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
-        raise EngineMismatch("it failed")
-    assert {record.message for record in caplog.records} <= {"a failure"}
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)  # an error in these tests, were it heard
+    assert {record.message for record in caplog.records} == {"a failure"}
     assert [logger.level for logger in talkative] == levels
 
 
