@@ -61,10 +61,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the folder."""
+    from splitnn.cost.codec_names import check_codec_names
     from splitnn.runtime.export import export, head_before, head_of
     from splitnn.transport.codec import CODECS
     from splitnn.zoo.sources import name_of
 
+    if args.codec is not None:
+        check_codec_names([args.codec])
     model = open_model(args.model)
     if args.cut is None:
         plan = _plan_in(args.plan, model)

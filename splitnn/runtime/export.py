@@ -25,6 +25,7 @@ from splitnn.graph.exits import Exit
 from splitnn.graph.graph import TensorSpec
 from splitnn.graph.model import Model
 from splitnn.graph.naming import tensor_named
+from splitnn.graph.segments import segments
 from splitnn.runtime.compiled import check_results
 from splitnn.runtime.head_formats import FORMATS
 from splitnn.runtime.stage import Stage, stage
@@ -34,6 +35,24 @@ from splitnn.transport.instructions import FORMS, PACKINGS, instructions
 _FORMAT = "splitnn-head-1"
 _NOT_RUN = "nothing that can run it was there when it was written: only its names, shapes and types were checked"
 _PROTOCOL = "Open Inference Protocol v2 over gRPC: inference.GRPCInferenceService/ModelInfer"
+_DEFINITION = (
+    "the .proto of it: protos/splitnn/proto/open_inference.proto of splitnn, or the public one that KServe keeps, "
+    "https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto"
+)
+_EXITS_ASKED = {
+    "all": "every exit in answering may answer; so it is where the parameter is not sent",
+    "none": "the last exit alone: the whole model's own answer; refused unless its may_be_deepest is true",
+    "names": "names of exits in answering, separated by commas: these may, in the model's order, and the deepest of "
+    "them answers always; refused where its may_be_deepest is false, since it does not need all that is sent",
+}
+_EXITS_SAID = {
+    "exit": {"type": "string_param", "says": "which exit answered: a name for each sample, separated by commas"},
+    "confidence": {
+        "type": "double_param",
+        "says": "max(softmax(logits / temperature)) of the exit that answered; the least of all samples",
+    },
+    "answered_by": {"type": "string_param", "says": "the host that answered: 'cloud' is the server"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +62,7 @@ class Head:
     stage: Stage
     crossing: tuple[str, ...]  # what to send: results of the head, and model inputs that the server reads itself
     results: tuple[str, ...]  # outputs of the model that the head already makes
+    asked: tuple[str, ...]  # outputs of the model that the server is asked for
 
 
 def head_before(model: Model, cut: Sequence[str]) -> Head:
@@ -62,6 +82,9 @@ def head_before(model: Model, cut: Sequence[str]) -> Head:
 def head_of(model: Model, layers: Iterable[str]) -> Head:
     """The head that consists of these layers, such as those that a plan puts on its first host.
 
+    Of a model with exits it sends what the last of them still needs, and nothing for those that were passed by; for an
+    early exit only where none of it would be of the head's making, as inside the small model of a cascade.
+
     Raises:
         InvalidInput: they need others, there are none, or nothing is left for the server.
     """
@@ -71,16 +94,23 @@ def head_of(model: Model, layers: Iterable[str]) -> Head:
     if not graph.is_closed(inside):
         raise InvalidInput("these layers need tensors of others, which would have to come back from the server")
     made = {tensor for name in inside for tensor in graph.layer(name).outputs}
-    crossing = graph.crossing(inside)
-    if not crossing:
-        raise InvalidInput("nothing is left for the server: the head is the whole model")
     results = tuple(dict.fromkeys(tensor for tensor in graph.outputs if tensor in made))
+    # Exits asked for by name would have the server run the whole model.
+    early = {each.output for each in model.exits.exits[:-1]} if model.exits is not None else set[str]()
+    asked = tuple(dict.fromkeys(tensor for tensor in graph.outputs if tensor not in early.union(results)))
+    crossing = graph.crossing(inside)
+    if not crossing or not asked:
+        raise InvalidInput("nothing is left for the server: the head is the whole model")
+    if early:
+        read = {tensor for name in layers_before(graph, asked) - inside for tensor in graph.layer(name).inputs}
+        if results or made & read:
+            crossing = tuple(tensor for tensor in crossing if tensor in read)
     outputs = tuple(dict.fromkeys([*(tensor for tensor in crossing if tensor in made), *results]))
-    read = {tensor for name in inside for tensor in graph.layer(name).inputs}
+    read = {tensor for name in layers_before(graph, outputs) for tensor in graph.layer(name).inputs}
     inputs = tuple(tensor for tensor in graph.inputs if tensor in read)
     if plain := [tensor for tensor in (*inputs, *outputs) if graph.tensors[tensor].dtype == "int"]:
         raise InvalidInput(f"{plain[0]!r} is a plain integer, which the head of another runtime cannot hand on")
-    return Head(stage(model, inputs, outputs, host="device"), crossing, results)
+    return Head(stage(model, inputs, outputs, host="device"), crossing, results, asked)
 
 
 def export(
@@ -183,18 +213,41 @@ def _manifest(model: Model, head: Head, *, name: str, version: str, request: Map
         "exits_of_the_head": [_rule(each, is_last=each is last) for each in exits if each.output in head.results],
         "server": {
             "protocol": _PROTOCOL,
+            "definition": _DEFINITION,
             "request": request,
             "response": "raw_output_contents, in the order of the response's own outputs; little-endian, row-major",
-        },
+        }
+        | _exits_of_the_server(model, head),
+    }
+
+
+def _exits_of_the_server(model: Model, head: Head) -> dict[str, Any]:
+    """From which exits it may answer what the head sends, and how a client says and sees which; {} without exits."""
+    exits, graph = model.exits, model.graph
+    if exits is None or head.asked != (exits.exits[-1].output,):
+        return {}
+    answering: list[dict[str, Any]] = []
+    for each in reversed(exits.exits):
+        try:
+            steps = segments(graph, exits.only(each.name), head.crossing).steps
+        except ValueError:  # it needs what is not sent, and then no exit before it is asked either
+            break
+        read = {tensor for step in steps for tensor in step.given}
+        ends = read >= set(head.crossing) or set(head.crossing) == set(graph.inputs)
+        answering.insert(0, _rule(each, is_last=each is exits.exits[-1]) | {"may_be_deepest": ends})
+    return {
+        "exits": {
+            "answering": answering,
+            "answer": f"the logits of the first exit that is sure of a sample, as {head.asked[0]!r} whichever it is",
+            "request_parameters": {"exits": {"type": "string_param", **_EXITS_ASKED}},
+            "response_parameters": _EXITS_SAID,
+        }
     }
 
 
 def _request(model: Model, head: Head, *, name: str, version: str, codecs: Mapping[str, str]) -> dict[str, Any]:
     graph = model.graph
     inside = set(head.stage.outputs)
-    exits = model.exits.exits if model.exits is not None else ()
-    left = [tensor for tensor in dict.fromkeys(graph.outputs) if tensor not in head.results]
-    early = {each.output for each in exits[:-1]}  # asked for by name they would have the server run the whole model
     inputs = [
         _described(tensor, graph.tensors[tensor])
         | {"from": "head" if tensor in inside else "model input"}
@@ -207,8 +260,7 @@ def _request(model: Model, head: Head, *, name: str, version: str, codecs: Mappi
         "model_version": version,
         "parameters": {"splitnn_digest": {"string_param": model.digest}},
         "inputs": inputs,
-        "outputs": [{"name": tensor} for tensor in left if tensor not in early]
-        or [{"name": tensor} for tensor in left],
+        "outputs": [{"name": tensor} for tensor in head.asked],
         "contents": "raw_input_contents, one entry an input, in the order of inputs: its payload",
         "forms": {form: FORMS[form] for form in dict.fromkeys(each["form"] for each in payloads)},
         "packings": {by: PACKINGS[by] for by in dict.fromkeys(each["packed_in"] for each in payloads) if by},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from splitnn.cost.codec_names import check_codec_names
 from splitnn.graph.graph import TensorSpec
 from splitnn.transport.codec import CODECS, Codec
 from splitnn.transport.contents import wire_datatype
@@ -63,16 +64,23 @@ def _taken_apart(found: Codec) -> tuple[Codec | Inner, str | None]:
     return found, None
 
 
-WRITABLE = tuple(name for name, found in CODECS.items() if _taken_apart(found)[0].name in FORMS)
-"""The codecs that ``instructions`` can describe."""
+def _place(name: str) -> tuple[int, int]:
+    """By form, bare before packed."""
+    form, packing = _taken_apart(CODECS[name])
+    return list(FORMS).index(form.name), [None, *PACKINGS].index(packing)
+
+
+WRITABLE = tuple(sorted((name for name, found in CODECS.items() if _taken_apart(found)[0].name in FORMS), key=_place))
+"""The codecs that ``instructions`` can describe, raw first and then form by form."""
 
 
 def instructions(name: str, spec: TensorSpec) -> dict[str, Any]:
     """What to write for a tensor of this spec: ``parameters`` of the tensor in a request, and its ``payload``.
 
     Raises:
-        ValueError: such a codec is not described here, or takes no such tensors.
+        ValueError: there is no such codec, it is not described here, or takes no such tensors.
     """
+    check_codec_names([name])
     if name not in WRITABLE:
         raise ValueError(
             f"codec {name!r} is not one that a client without our code can be told to write; these are: "

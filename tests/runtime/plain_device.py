@@ -1,8 +1,8 @@
 """A device without splitnn: ONNX Runtime for the head, gRPC and the public protocol's stubs for the rest.
 
-Run as a script, beside the stubs: plain_device.py HOST:PORT HEAD_FOLDER INPUTS.npz OUTPUTS.npz. It knows nothing but
-what the manifest says. Beside the outputs it writes what crossed ("crossed:NAME") and the bytes that were sent for it
-("payload:NAME").
+Run as a script, beside the stubs: plain_device.py HOST:PORT HEAD_FOLDER INPUTS.npz OUTPUTS.npz [EXITS]. It knows
+nothing but what the manifest says. EXITS go as the request's parameter, and what the response says of exits is printed.
+Beside the outputs it writes what crossed ("crossed:NAME") and the bytes that were sent for it ("payload:NAME").
 """
 
 import json
@@ -63,7 +63,7 @@ def payload_of(tensor: dict[str, Any], value: np.ndarray[Any, Any]) -> bytes | N
     return bytes(plain)
 
 
-def main(address: str, folder: str, given: str, made: str) -> None:
+def main(address: str, folder: str, given: str, made: str, exits: str = "") -> None:
     manifest = json.loads((Path(folder) / "manifest.json").read_text())
     inputs = dict(np.load(given))
     head, server = manifest["head"], manifest["server"]
@@ -76,6 +76,9 @@ def main(address: str, folder: str, given: str, made: str) -> None:
     request = pb.ModelInferRequest(model_name=asked["model_name"], model_version=asked["model_version"])
     for key, value in asked["parameters"].items():
         request.parameters[key].string_param = value["string_param"]
+    of_exits = server.get("exits", {"request_parameters": {}, "response_parameters": {}})
+    if exits:
+        setattr(request.parameters["exits"], of_exits["request_parameters"]["exits"]["type"], exits)
     crossed = {}
     for tensor in asked["inputs"]:
         value = (produced if tensor["from"] == "head" else inputs)[tensor["name"]]
@@ -103,7 +106,10 @@ def main(address: str, folder: str, given: str, made: str) -> None:
         answers[output.name] = np.frombuffer(content, _TYPES[output.datatype]).reshape(tuple(output.shape))
     np.savez(made, **answers, **crossed)
     foreign = [name for name in sys.modules if name.partition(".")[0] in ("splitnn", "torch")]
-    print(json.dumps({"foreign": foreign}))
+    said = {
+        name: getattr(response.parameters[name], each["type"]) for name, each in of_exits["response_parameters"].items()
+    }
+    print(json.dumps({"foreign": foreign, "said": said}))
 
 
 if __name__ == "__main__":

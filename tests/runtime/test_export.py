@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,8 @@ from splitnn.graph.model import Model, Value
 from splitnn.graph.package import save
 from splitnn.planner.plan import Plan
 from splitnn.proto import open_inference_pb2
-from splitnn.runtime.export import export, head_before, head_of
+from splitnn.runtime.engines.exchange import quiet
+from splitnn.runtime.export import _exits_of_the_server, export, head_before, head_of
 from splitnn.runtime.head_formats import FORMATS
 from splitnn.runtime.host import ModelHost
 from splitnn.runtime.inputs import admit
@@ -39,7 +42,8 @@ from splitnn.zoo.fashion import sample_images
 from splitnn.zoo.sources import open_model
 from tests.cloud_server.running import LIMIT_S, server
 from tests.models import captured
-from tests.runtime.exit_models import by_hand
+from tests.runtime.exit_models import Cascaded, ThreeExits, by_hand
+from tests.runtime.exit_models import captured as captured_with_exits
 
 
 def _head_cut(model: Model, layers: int) -> Any:
@@ -124,10 +128,11 @@ class _Answer:
     outputs: dict[str, torch.Tensor]
     crossed: dict[str, torch.Tensor]
     payloads: dict[str, bytes]
+    said: dict[str, Any]  # of the exits
 
 
 @contextlib.contextmanager
-def _cloud_for(folder: Path) -> Iterator[Callable[[str, Mapping[str, torch.Tensor]], _Answer]]:
+def _cloud_for(folder: Path) -> Iterator[Callable[..., _Answer]]:
     """A server of the models in the folder, and what asks it with one of the folder's heads and nothing of ours."""
     device = folder / "device"  # nothing of ours but the public protocol's stubs
     device.mkdir()
@@ -137,15 +142,16 @@ def _cloud_for(folder: Path) -> Iterator[Callable[[str, Mapping[str, torch.Tenso
                 "--profiling", "never") as cloud:  # fmt: skip
         address = cloud.wait_ready()
 
-        def ask(head: str, inputs: Mapping[str, torch.Tensor]) -> _Answer:
+        def ask(head: str, inputs: Mapping[str, torch.Tensor], *exits: str) -> _Answer:
             np.savez(device / "in.npz", **{key: value.numpy() for key, value in inputs.items()})  # type: ignore[arg-type]
             done = subprocess.run(
-                [sys.executable, "plain_device.py", address, str(folder / head), "in.npz", "out.npz"],
+                [sys.executable, "plain_device.py", address, str(folder / head), "in.npz", "out.npz", *exits],
                 cwd=device, capture_output=True, text=True, timeout=LIMIT_S, check=False,
                 env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
-            assert json.loads(done.stdout) == {"foreign": []}
+            printed = json.loads(done.stdout)
+            assert printed["foreign"] == []
             with np.load(device / "out.npz") as found:
                 tensors = {key: torch.from_numpy(found[key]) for key in found}
             apart = {
@@ -154,7 +160,7 @@ def _cloud_for(folder: Path) -> Iterator[Callable[[str, Mapping[str, torch.Tenso
             }
             payloads = {key: value.numpy().tobytes() for key, value in apart["payload:"].items()}
             outputs = {key: value for key, value in tensors.items() if not key.startswith(tuple(apart))}
-            return _Answer(outputs, apart["crossed:"], payloads)
+            return _Answer(outputs, apart["crossed:"], payloads, printed["said"])
 
         yield ask
 
@@ -283,6 +289,106 @@ def test_server_answers_an_exported_head_from_its_own_exits(tmp_path: Path, cut:
     assert {"exit2", "exit3"} <= reached
 
 
+@pytest.mark.slow
+def test_device_without_our_code_chooses_among_the_exits_that_its_manifest_lists(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = open_model("fashion_exits")
+    assert model.exits is not None
+    save(model, tmp_path / "models" / "fashion")
+    head = head_before(model, ["stage2.6"])
+    written = json.loads(export(model, head, tmp_path / "head", format="onnx", name="fashion").read_text())
+    exits = written["server"]["exits"]
+    assert [(each["name"], each["may_be_deepest"]) for each in exits["answering"]] == [("exit2", True), ("exit3", True)]
+    later = model.exits.only("exit2", "exit3")
+    images = sample_images()[0].split(1)
+    found = {by_hand(model, image, exits=later).exit: image for image in images[:40]}
+    assert set(found) == {"exit2", "exit3"}
+    outputs = {each.name: each.output for each in model.exits.exits}
+    last = outputs["exit3"]
+    with _cloud_for(tmp_path) as ask:
+        for expected, image in found.items():
+            for asked, exit in {"": expected, "all": expected, "none": "exit3", "exit2": "exit2"}.items():
+                answer = ask("head", {"image": image}, *([asked] if asked else []))
+                assert list(answer.crossed) == ["stage2.6"]
+                rest = stage(model, ["stage2.6"], [outputs[exit]]).run(answer.crossed)
+                assert _same_bits(answer.outputs, {last: rest[outputs[exit]]}), (expected, asked)
+                assert answer.said["exit"] == exit
+                assert answer.said["answered_by"] == "cloud"
+                temperature = next(each.temperature for each in model.exits.exits if each.name == exit)
+                sure = float((answer.outputs[last] / temperature).double().softmax(-1).max())
+                assert answer.said["confidence"] == pytest.approx(sure, abs=1e-6)
+
+
+@pytest.mark.parametrize("by", ["cut", "plan"])
+def test_head_sends_nothing_for_exits_that_were_passed_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], by: str
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = open_model("fashion_exits")
+    inside = set(head_before(model, ["stage2.6"]).stage.layers)
+    assert set(model.graph.crossing(inside)) == {"stage1.3", "stage2.6"}, "nothing is left out: the test cannot fail"
+    tiers = tuple(int(layer.name not in inside) for layer in model.graph.layers)
+    plan = Plan(model.digest, ("d", "c"), tuple(each.name for each in model.graph.layers), tiers,
+                (dict.fromkeys(model.graph.crossing(inside), "int8"),), Cost(0, (), (), 0.0, 0.0),
+                "fast")  # fmt: skip
+    (tmp_path / "plan.txt").write_text(str(plan))
+    given = ["--cut", "stage2.6", "--codec", "int8"] if by == "cut" else ["--plan", str(tmp_path / "plan.txt")]
+    assert main(["export", "fashion_exits", "--out", str(tmp_path / "head"), *given]) == 0
+    assert "sends stage2.6 (1.4 kB)" in capsys.readouterr().out
+    written = json.loads((tmp_path / "head" / "manifest.json").read_text())
+    assert [each["name"] for each in written["head"]["outputs"]] == ["stage2.6"]
+    (sent,) = written["server"]["request"]["inputs"]
+    assert sent["name"] == "stage2.6"
+    sizes = {"UINT32": 4, "FP32": 4, "UINT8": 1}
+    assert sum(sizes[part["datatype"]] * part["count"] for part in sent["payload"]["parts"]) == 1372
+
+
+@pytest.mark.parametrize("kind", [ThreeExits, Cascaded])
+def test_every_head_of_a_model_with_exits_gets_the_answers_that_its_manifest_lists(kind: type) -> None:
+    model = captured_with_exits(kind)
+    assert model.exits is not None
+    whole = _whole(model, model.example)
+    host = ModelHost(model, name="m")
+    heads = 0
+    for count in range(1, len(model.graph)):
+        with contextlib.suppress(InvalidInput):  # what is left makes early exits only
+            head = _head_cut(model, count)
+            values = {**model.example, **head.stage.run(model.example)}
+            listed = _exits_of_the_server(model, head)["exits"]["answering"]
+            deepest = {each["name"] for each in listed if each["may_be_deepest"]}
+            assert listed[-1]["name"] == model.exits.exits[-1].name
+            for each in model.exits.exits:
+                request = Request("m", {name: values[name] for name in head.crossing}, deadline_s=math.inf,
+                                  parameters={"exits": each.name}, wanted=head.asked)  # fmt: skip
+                if each.name not in deepest:
+                    with pytest.raises(InvalidInput):
+                        asyncio.run(host.infer(request))
+                    continue
+                answer = asyncio.run(host.infer(request))
+                assert _same_bits(answer.tensors, {head.asked[0]: whole[each.output]})
+            heads += 1
+    host.close()
+    assert heads >= 3
+
+
+def test_head_that_makes_the_last_exit_leaves_nothing_for_the_server() -> None:
+    model = captured_with_exits(ThreeExits)
+    with pytest.raises(InvalidInput, match="nothing is left for the server"):
+        head_before(model, [model.graph.outputs[-1]])
+
+
+def test_only_models_with_exits_have_them_in_the_manifest(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = captured("chain")
+    written = json.loads(export(model, _head_cut(model, 3), tmp_path / "h", format="onnx", name="c").read_text())
+    assert "exits" not in written["server"]
+    assert (Path(__file__).parents[2] / "protos/splitnn/proto/open_inference.proto").is_file()
+    assert "protos/splitnn/proto/open_inference.proto" in written["server"]["definition"]
+
+
 def test_cut_at_one_tensor_takes_what_else_crosses_along() -> None:
     model = captured("residual")
     heads = []
@@ -327,7 +433,9 @@ def test_codecs_that_cannot_be_described_are_named_with_those_that_can(
     save(captured("chain"), tmp_path / "chain")
     command = ["export", str(tmp_path / "chain"), "--cut", "features.3", "--out", str(folder), "--codec"]
     assert main([*command, "even4"]) == BAD_INPUT
-    assert "raw, zstd" in capsys.readouterr().err
+    assert "these are: raw, zstd, raw+fast, lz4, fp16, fp16+zstd" in capsys.readouterr().err
+    assert main([*command, "int8+zst"]) == BAD_INPUT
+    assert "no codec is called 'int8+zst': did you mean int8+zstd" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"'x' has a codec, and does not cross; these do: features\.2"):
         export(
             captured("chain"), _head_cut(captured("chain"), 3), folder, format="onnx", name="c", codecs={"x": "fp16"}
@@ -366,6 +474,18 @@ def test_lossy_codec_is_written_where_it_is_asked_for_and_is_said_in_one_line(
         (sent,) = json.loads((tmp_path / str(number) / "manifest.json").read_text())["server"]["request"]["inputs"]
         assert sent["codec"] == codec
         assert sent["parameters"] == ({} if codec == "raw" else {"codec": {"string_param": codec}})
+
+
+def test_converters_warnings_are_not_heard_and_their_errors_are(caplog: pytest.LogCaptureFixture) -> None:
+    talkative = [logging.getLogger(name) for name in ("torch.utils._pytree", "torchao", "coremltools")]
+    levels = [logger.level for logger in talkative]
+    with quiet():
+        for logger in talkative:
+            logger.warning("a version")
+            logger.error("a failure")
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)  # an error in these tests, were it heard
+    assert {record.message for record in caplog.records} == {"a failure"}
+    assert [logger.level for logger in talkative] == levels
 
 
 def test_empty_cut_is_bad_input_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

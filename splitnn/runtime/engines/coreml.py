@@ -7,7 +7,6 @@ import io
 import json
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,7 @@ import torch
 from splitnn.errors import EngineMismatch
 from splitnn.graph.code import Callee
 from splitnn.runtime.compiled import check_results
-from splitnn.runtime.engines.exchange import exported, module_of
+from splitnn.runtime.engines.exchange import exported, module_of, quiet
 
 _AS_INT32 = (torch.uint8, torch.int8, torch.int16)
 _ARRAYS = {torch.float32: "FLOAT32", torch.int32: "INT32", torch.int64: "INT32", torch.bool: "FLOAT32"}
@@ -132,6 +131,5 @@ def _prediction(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without progress bars, warnings of torch versions, and the libraries that are missing elsewhere than on macOS."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
         yield

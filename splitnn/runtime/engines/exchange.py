@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +13,23 @@ from torch import fx, nn
 
 from splitnn.graph.code import Callee
 from splitnn.runtime.engines.qdq import quantise_weights, spread_constants, with_quantisers, without_quantisers
+
+_TALKATIVE = ("torch.utils._pytree", "torchao", "coremltools")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what converters say of the versions of torch and Python that they meet; errors are still heard."""
+    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
 
 
 def exported(call: Callee, example: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:

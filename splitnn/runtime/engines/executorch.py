@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 
 from splitnn.graph.code import Callee
-from splitnn.runtime.engines.exchange import exported
+from splitnn.runtime.engines.exchange import exported, quiet
 
 
 def executorch(call: Callee, example: Sequence[torch.Tensor]) -> Callee:
@@ -27,7 +25,7 @@ def method_call(file: bytes) -> Callee:
     Raises:
         ModuleNotFoundError: executorch is not installed.
     """
-    with _quiet():
+    with quiet():
         from executorch.runtime import Runtime
 
         program = Runtime.get().load_program(file)
@@ -48,17 +46,9 @@ def pte(call: Callee, example: Sequence[torch.Tensor]) -> bytes:
     Raises:
         ModuleNotFoundError: executorch is not installed.
     """
-    with _quiet():
+    with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
         lowered = to_edge_transform_and_lower(exported(call, example), partitioner=[XnnpackPartitioner()])
         return bytes(lowered.to_executorch().buffer)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the deprecations of torch and Python that executorch and torchao meet."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
