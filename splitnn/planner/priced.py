@@ -29,7 +29,7 @@ from splitnn.planner.objective import METER_UNITS, QUANTITIES, Objective, Quanti
 from splitnn.planner.plan import Mode, Plan
 from splitnn.planner.relaxation import Placement, Task
 
-_BARRED_FROM = 1 << 799
+_BARRED_FROM = 1 << 799  # half of what a layer on a forbidden host costs (``relaxation``): no sum of others gets there
 
 
 class PricedProblem:
