@@ -30,7 +30,7 @@ from splitnn.graph.extract import extract
 from splitnn.graph.graft import tensor_values
 from splitnn.graph.model import Model
 from splitnn.runtime.compiled import ENGINES, difference, installed
-from splitnn.runtime.export import head_before
+from splitnn.runtime.head import head_before
 from splitnn.tuning.answers import answer_of
 from splitnn.tuning.compress import int8_version
 from splitnn.tuning.drops import drop_of

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from splitnn.graph.model import Model
     from splitnn.planner.plan import Plan
-    from splitnn.runtime.export import Head
+    from splitnn.runtime.head import Head
 
 _DESCRIPTION = """\
 Write the head of MODEL (everything before the cut) as a file for another runtime, with a manifest.json that says what
@@ -62,7 +62,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the folder."""
     from splitnn.cost.codec_names import check_codec_names
-    from splitnn.runtime.export import export, head_before, head_of
+    from splitnn.runtime.export import export
+    from splitnn.runtime.head import head_before, head_of
     from splitnn.transport.codec import CODECS
     from splitnn.zoo.sources import name_of
 

@@ -30,7 +30,8 @@ from splitnn.graph.package import save
 from splitnn.planner.plan import Plan
 from splitnn.proto import open_inference_pb2
 from splitnn.runtime.engines.exchange import quiet
-from splitnn.runtime.export import _exits_of_the_server, export, head_before, head_of
+from splitnn.runtime.export import _exits_of_the_server, export
+from splitnn.runtime.head import head_before, head_of
 from splitnn.runtime.head_formats import FORMATS
 from splitnn.runtime.host import ModelHost
 from splitnn.runtime.inputs import admit
